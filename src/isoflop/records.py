@@ -1,0 +1,723 @@
+"""The frozen nouns that pass between rooms, and how they go to disk and come back.
+
+Every file that one verb writes and another reads is one of these records as JSON, with a ``schema``
+field that names the record and its version. An older file is brought up to date by the functions in
+`MIGRATIONS`; a newer one is refused with a sentence. Nothing scientific happens here.
+
+Two rules hold for all of them. A number that is undefined is ``None`` and travels with the reason why
+(never zero, never NaN: the encoder refuses those). What bears a run's identity is kept apart from where
+it happens to be placed: see `RunSpec.fingerprint`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, ClassVar, Literal, TypeVar
+
+import msgspec
+
+from isoflop import units
+
+Scalar = float | int | str | bool | None
+Outcome = Literal["supported", "contradicted", "cannot tell"]
+Convention = Literal[
+    "6N-nonembedding",  # 6 x parameters without token embedding and without output head (Kaplan 2020)
+    "6N-all",  # 6 x all parameters (Hoffmann 2022, common shorthand)
+    "matmul-causal",  # every matrix product incl. the head, attention scores at their causal share
+    "matmul-full",  # the same with the full square of attention scores
+    "matmul-causal+recompute",  # one more forward pass of the blocks for activation recomputation
+    "matmul-full+recompute",
+]
+
+
+class RecordError(ValueError):
+    """A file or mapping that is not the record it should be; the message says what, where and the remedy."""
+
+
+class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Base of all records: frozen, keyword-only, refuses unknown fields."""
+
+    SCHEMA: ClassVar[int] = 1
+
+
+R = TypeVar("R", bound=Record)
+
+
+# --------------------------------------------------------------------------------------- numbers
+
+
+class Estimate(Record, frozen=True, kw_only=True):
+    """A number with its uncertainty, or the sentence why there is none."""
+
+    value: float | None
+    """Point estimate; None when undefined, then `reason` says why."""
+    unit: str
+    """Unit in words: "nats/token", "parameters", "factor", "FLOPs"."""
+    lo: float | None = None
+    """Lower end of the interval; None means unbounded or not available (see `reason`)."""
+    hi: float | None = None
+    """Upper end of the interval; None means unbounded or not available (see `reason`)."""
+    level: float = 0.95
+    """Confidence level of [lo, hi], in (0, 1)."""
+    method: str = ""
+    """How the interval was made, in a few words: "profile t, 14 df", "bootstrap of trunks"."""
+    reason: str | None = None
+    """Why the value or one end of the interval is missing."""
+
+
+class FlopCount(Record, frozen=True, kw_only=True):
+    """A count of floating-point operations. It never travels without its convention."""
+
+    flops: float
+    """Training FLOPs (forward and backward) unless said otherwise; >= 0."""
+    convention: Convention
+
+
+class Budget(Record, frozen=True, kw_only=True):
+    """What may be spent: an amount, its unit and, for FLOPs, the counting convention."""
+
+    amount: float
+    """> 0, in `unit`."""
+    unit: Literal["flops", "seconds", "device_seconds", "usd", "labels", "calls"]
+    convention: Convention | None = None
+    """How FLOPs are counted; only for unit "flops"."""
+    device: str | None = None
+    """Name of the device for device_seconds, as in `isoflop.flops.hardware`, e.g. "H100"."""
+    per_month: bool = False
+    """True for an allocation that renews each month."""
+    text: str = ""
+    """As the user wrote it."""
+
+    @classmethod
+    def parse(cls, text: str, convention: Convention = "matmul-causal") -> Budget:
+        """Read a budget as people write it: "3e11 FLOPs", "5 min", "2 H100-days", "$200".
+
+        Raises ValueError with the offending text and examples that work.
+        """
+        quantity = units.parse_budget(text)
+        return cls(
+            amount=quantity.amount,
+            unit=quantity.unit,  # type: ignore[arg-type]
+            convention=convention if quantity.unit == "flops" else None,
+            device=quantity.device,
+            per_month=quantity.per_month,
+            text=text.strip(),
+        )
+
+
+# ------------------------------------------------------------------------------- what a run is
+
+
+class RopeScaling(Record, frozen=True, kw_only=True):
+    """Llama-3.1's frequency scaling of rotary embeddings (Llama Team 2024, public model config)."""
+
+    factor: float
+    low_freq_factor: float
+    high_freq_factor: float
+    original_context: int
+
+
+class NetSpec(Record, frozen=True, kw_only=True):
+    """The shape of a net: enough to build it, count it and name it, and nothing about where it runs."""
+
+    family: str = "decoder"
+    """Name of the builder in `isoflop.model`: "decoder" is Llama in equations and parameter names."""
+    vocab_size: int
+    context: int
+    """Longest sequence in tokens that the net is trained on."""
+    dim: int
+    """Width of the residual stream."""
+    num_layers: int
+    num_heads: int
+    num_kv_heads: int
+    """Grouped-query attention: divides num_heads; equal to it for plain multi-head attention."""
+    head_dim: int
+    ffn_dim: int
+    """Hidden width of the gated feed-forward."""
+    tied_head: bool = False
+    """True when the output head shares the token embedding."""
+    rope_theta: float = 10_000.0
+    rope_scaling: RopeScaling | None = None
+    norm_eps: float = 1e-5
+    init_std: float = 0.02
+    """Standard deviation of the initial weights; output projections are scaled by 1/sqrt(2 num_layers)."""
+    options: dict[str, Scalar] = {}
+    """What only one family knows, by name; a builder refuses names that it does not know."""
+
+    @property
+    def words(self) -> str:
+        """A short human name, e.g. "32x2"."""
+        return f"{self.dim}x{self.num_layers}"
+
+
+class FunctionRef(Record, frozen=True, kw_only=True):
+    """A function that a run needs, by address and by the hash of its source. Resolved in train/build.py."""
+
+    path: str
+    """ "package.module:function"."""
+    source_sha256: str
+    """Hash of the function's source text, so that an edited objective is another run."""
+    options: dict[str, Scalar] = {}
+    """Keyword arguments bound to it."""
+
+
+class DataSource(Record, frozen=True, kw_only=True):
+    """One corpus, tokenized one way."""
+
+    source: str
+    """How to find it again: a known name ("stdlib") or a path. Placement, not identity."""
+    corpus_sha256: str
+    tokenizer: str
+    """e.g. "bpe-512", "bytes"."""
+    tokenizer_sha256: str
+    weight: float = 1.0
+    """Share of the mixture, relative to the other sources' weights; > 0."""
+    weight_unit: Literal["tokens", "rows"] = "tokens"
+
+
+class DataSpec(Record, frozen=True, kw_only=True):
+    """Which sequences a run sees, in which order: a pure function of (order_seed, global sample index)."""
+
+    sources: tuple[DataSource, ...]
+    context: int
+    """Tokens per training sequence."""
+    order_seed: int
+
+
+class OptimizerSpec(Record, frozen=True, kw_only=True):
+    """AdamW (Loshchilov and Hutter 2019) and what surrounds it."""
+
+    name: Literal["adamw"] = "adamw"
+    peak_lr: float
+    beta1: float = 0.9
+    beta2: float = 0.95
+    eps: float = 1e-8
+    weight_decay: float = 0.1
+    decay_on: Literal["matrices", "all"] = "matrices"
+    grad_clip: float | None = 1.0
+    """Largest global gradient norm; None switches clipping off."""
+
+
+class ScheduleSpec(Record, frozen=True, kw_only=True):
+    """Learning rate as a fraction of the peak, by step. See `isoflop.train.schedule`."""
+
+    kind: Literal["constant", "linear", "cosine", "wsd"]
+    warmup_steps: int
+    num_steps: int
+    """Step at which the decay ends (for "constant": the length of the run)."""
+    decay_start_step: int | None = None
+    """For "wsd": the step at which the linear cooldown starts; None while the trunk is constant."""
+    final_fraction: float = 0.0
+
+
+class EvalSpec(Record, frozen=True, kw_only=True):
+    """Which score is taken at the end of the run (and on the way), on which fixed windows."""
+
+    function: FunctionRef
+    num_windows: int
+    """Fixed, evenly spaced validation windows of `DataSpec.context` tokens; the same for every run."""
+    num_groups: int = 32
+    """The windows are kept as this many groups of neighbours: the unit of resampling."""
+    every_steps: int | None = None
+    """Also score after each so many steps; None scores at the end alone."""
+
+
+class Branch(Record, frozen=True, kw_only=True):
+    """Where a run leaves its parent: a cooldown is a first-class child of a trunk."""
+
+    parent: str
+    """Full fingerprint of the trunk's RunSpec."""
+    step: int
+    """The child starts from the trunk's state after this many steps."""
+
+
+class RunSpec(Record, frozen=True, kw_only=True):
+    """One run, complete. Two specs with the same fingerprint are the same run."""
+
+    name: str
+    """In words, for people; not part of the identity and never parsed."""
+    net: NetSpec
+    data: DataSpec
+    objective: FunctionRef
+    optimizer: OptimizerSpec
+    schedule: ScheduleSpec
+    evaluate: EvalSpec | None
+    """None for a trunk that only carries branches."""
+    batch_seqs: int
+    """Sequences per optimizer step, over all devices."""
+    num_steps: int
+    """Optimizer steps from step 0, the parent's steps included for a branch."""
+    seed: int
+    """Initialisation (and any sampling inside the objective)."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    branch: Branch | None = None
+    command: tuple[str, ...] | None = None
+    """Bring your own trainer: run this command instead, with the path of spec.json appended."""
+    train_flops: FlopCount
+    """Of the whole path from step 0. Derived from the rest, so not part of the identity."""
+    save_at_steps: tuple[int, ...] = ()
+    """States to keep for children. Not part of the identity."""
+    labels: dict[str, Scalar] = {}
+    """What the study wants to group by ("budget": 1e11). Not part of the identity."""
+
+    NOT_IDENTITY: ClassVar[tuple[str, ...]] = ("name", "train_flops", "save_at_steps", "labels")
+
+    @property
+    def tokens(self) -> int:
+        """Training tokens of the whole path from step 0."""
+        return self.num_steps * self.batch_seqs * self.data.context
+
+    @property
+    def start_step(self) -> int:
+        """The step this run starts from: 0, or the step at which it leaves its parent."""
+        return self.branch.step if self.branch else 0
+
+    @property
+    def own_flops(self) -> float:
+        """FLOPs that this run itself adds, without those of its parent's path."""
+        return self.train_flops.flops * (self.num_steps - self.start_step) / self.num_steps
+
+    def fingerprint(self) -> str:
+        """64 hex digits of the identity: net, data, order, seed, schedule, functions' hashes."""
+        identity = msgspec.to_builtins(self)
+        for field in self.NOT_IDENTITY:
+            identity.pop(field)
+        for source in identity["data"]["sources"]:
+            source.pop("source")
+        identity["record"] = f"RunSpec/{self.SCHEMA}"
+        return sha256_json(identity)
+
+    @property
+    def folder(self) -> str:
+        """Name of the run's folder: its words and the first eight digits of its fingerprint."""
+        words = "".join(ch if ch.isalnum() or ch in "._" else "-" for ch in self.name).strip("-")
+        return f"{words}-{self.fingerprint()[:8]}"
+
+
+# ----------------------------------------------------------------------- what is known beforehand
+
+
+class CorpusRecord(Record, frozen=True, kw_only=True):
+    """A prepared corpus: what it holds, by hash and by count."""
+
+    source: str
+    """A known name or the path that the user gave."""
+    corpus_sha256: str
+    tokenizer: str
+    tokenizer_sha256: str
+    vocab_size: int
+    num_train_files: int
+    num_val_files: int
+    train_bytes: int
+    val_bytes: int
+    train_tokens: int
+    val_tokens: int
+    split_rule: str
+    """In words: which share is held out, by which hash."""
+    description: str = ""
+    """What the text is, e.g. "standard library of CPython 3.11.7"."""
+
+
+class Calibration(Record, frozen=True, kw_only=True):
+    """What this machine delivers: turns a budget in time into FLOPs, once."""
+
+    machine: str
+    """Hash of processor, core count, device and torch version: the key of the cache."""
+    device: str
+    num_workers: int
+    """Runs trained side by side."""
+    net_words: tuple[str, ...]
+    """The nets that were timed, in the order of the next fields."""
+    train_flops_per_token: tuple[float, ...]
+    flops_per_s: tuple[float, ...]
+    """Measured training rate of one worker on each net, all workers busy."""
+    eval_tokens_per_s: tuple[float, ...]
+    startup_s: float
+    """Seconds before a worker takes its first step."""
+    convention: Convention
+    torch_version: str
+    measured: str
+    """ISO date and time."""
+
+
+class PlannedRun(Record, frozen=True, kw_only=True):
+    """A run, why it is in the plan, what is expected of it and what it will cost."""
+
+    spec: RunSpec
+    fingerprint: str
+    why: str
+    predicted_loss: Estimate | None = None
+    cost_flops: float
+    """FLOPs that it adds (a branch does not pay for its trunk again)."""
+    cost_seconds: float | None = None
+    """Worker-seconds expected from the calibration; None without one."""
+
+
+class DecisionRule(Record, frozen=True, kw_only=True):
+    """How the data will be turned into an answer, fixed before the first run."""
+
+    text: str
+    """In plain words."""
+    parameters: dict[str, Scalar] = {}
+    """The numbers in it: level, epsilon, thresholds, floors."""
+    statements: tuple[str, ...] = ()
+    """The statements on which the verdict will pass, one by one."""
+
+
+class Provenance(Record, frozen=True, kw_only=True):
+    """Versions and hardware. Never identity; a difference is said."""
+
+    isoflop: str
+    python: str
+    torch: str | None = None
+    commit: str | None = None
+    dirty: bool | None = None
+    machine: str = ""
+    device: str = "cpu"
+    num_workers: int = 1
+    started: str = ""
+
+
+class Plan(Record, frozen=True, kw_only=True):
+    """Everything decided before the first run."""
+
+    study: str
+    claims: tuple[str, ...] = ()
+    """Ids as in docs/claims.md."""
+    question: str
+    budget: Budget
+    planned_flops: FlopCount
+    """Sum of all runs' own FLOPs."""
+    planned_seconds: float | None = None
+    """Expected wall time with the calibrated number of workers; None without a calibration."""
+    runs: tuple[PlannedRun, ...]
+    rule: DecisionRule
+    seeds: tuple[int, ...]
+    corpus: CorpusRecord | None = None
+    calibration: Calibration | None = None
+    assumptions: tuple[str, ...] = ()
+    """Each decision that the planner took, with its source or the admission that it is assumed."""
+    notes: tuple[str, ...] = ()
+    """What this plan cannot tell, known beforehand."""
+    options: dict[str, Scalar] = {}
+    """The study's own numbers, read again by its judge."""
+    provenance: Provenance | None = None
+
+    def fingerprint(self) -> str:
+        """Identity of the plan: its question, rule and runs; not when or where it was made."""
+        return sha256_json(
+            {
+                "study": self.study,
+                "rule": msgspec.to_builtins(self.rule),
+                "options": self.options,
+                "runs": [run.fingerprint for run in self.runs],
+            }
+        )
+
+
+# ------------------------------------------------------------------------------- what happened
+
+
+class Attempt(Record, frozen=True, kw_only=True):
+    """One try at a run, from a start or a resume to an end or a kill."""
+
+    started: str
+    first_step: int
+    last_step: int
+    seconds: float
+    flops: float
+    flops_wasted: float = 0.0
+    """Spent on steps that a later attempt had to do again, or on a run that came to nothing."""
+    ended: Literal["finished", "diverged", "failed", "killed", "cut"]
+
+
+class RunRecord(Record, frozen=True, kw_only=True):
+    """What happened to one run."""
+
+    fingerprint: str
+    name: str
+    status: Literal["finished", "diverged", "failed", "cut"]
+    reason: str | None = None
+    """For anything but "finished": what happened, at which step."""
+    num_steps: int
+    tokens: int
+    train_flops: FlopCount
+    """Of the path from step 0."""
+    attempts: tuple[Attempt, ...]
+    parent: str | None = None
+    final_train_loss_nats: float | None = None
+    """Mean of the last tenth of the steps; None for a run that did not finish."""
+    provenance: Provenance
+    reused_from: str | None = None
+    """Folder that it was taken from, when it was not trained here."""
+
+    @property
+    def flops_spent(self) -> float:
+        return sum(attempt.flops for attempt in self.attempts)
+
+    @property
+    def flops_wasted(self) -> float:
+        return sum(attempt.flops_wasted for attempt in self.attempts)
+
+    @property
+    def seconds_spent(self) -> float:
+        return sum(attempt.seconds for attempt in self.attempts)
+
+
+class Measurement(Record, frozen=True, kw_only=True):
+    """A number, its unit, its sampling error, what was held fixed."""
+
+    run: str
+    """Full fingerprint of the run."""
+    name: str
+    """e.g. "heldout"."""
+    step: int
+    loss: Estimate
+    """nats/token, mean over windows; the interval is that of sampling windows, unpaired."""
+    bits_per_byte: Estimate
+    group_nats: tuple[float, ...]
+    """Mean nats/token of each group of validation windows, in a fixed order: pairs runs with each other."""
+    group_tokens: tuple[int, ...]
+    num_bytes: int
+    held_fixed: str
+    """In words: which windows, context, precision."""
+
+
+# ------------------------------------------------------------------------------ what is concluded
+
+
+class Exclusion(Record, frozen=True, kw_only=True):
+    """Something that was left out, and why. Nothing disappears without one of these."""
+
+    what: str
+    reason: str
+
+
+class Certificate(Record, frozen=True, kw_only=True):
+    """Evidence that a fit is at its optimum."""
+
+    converged: bool
+    scaled_gradient: float | None = None
+    """Largest gradient component in scaled coordinates, relative to the objective."""
+    smallest_curvature: float | None = None
+    """Smallest eigenvalue of the scaled Hessian; > 0 at a minimum."""
+    multistart_gap: float | None = None
+    """(objective - best of many starts) / best; about 0 when no start does better."""
+    certified_share: float | None = None
+    """Share of bootstrap replicates with a certificate of their own."""
+    note: str = ""
+
+
+class Fit(Record, frozen=True, kw_only=True):
+    """A law or curve met data."""
+
+    name: str
+    form: str
+    """The formula, in text."""
+    estimates: dict[str, Estimate]
+    error_model: str
+    num_points: int
+    degrees_of_freedom: float | None = None
+    objective: float | None = None
+    certificate: Certificate | None = None
+    identified: bool = True
+    not_identified: str | None = None
+    """The sentence why the data cannot carry a parameter; set when `identified` is False."""
+    exclusions: tuple[Exclusion, ...] = ()
+    draws: dict[str, tuple[float, ...]] = {}
+    """Some of the bootstrap draws, for drawing: one array per parameter, equal lengths."""
+    options: dict[str, Scalar] = {}
+    notes: tuple[str, ...] = ()
+
+
+class Column(Record, frozen=True, kw_only=True):
+    name: str
+    title: str
+    unit: str = ""
+    format: str = ""
+    """A Python format spec for people ("{:.3g}"); the data keep full precision."""
+
+
+class Table(Record, frozen=True, kw_only=True):
+    """Data that a report shows and ships as CSV and Parquet."""
+
+    name: str
+    title: str
+    columns: tuple[Column, ...]
+    rows: tuple[tuple[Scalar, ...], ...]
+    note: str = ""
+
+
+class Figure(Record, frozen=True, kw_only=True):
+    """What to draw, from which tables and fits; `isoflop.publish.figures` knows how, by `kind`."""
+
+    name: str
+    kind: str
+    title: str
+    caption: str
+    alt: str
+    """What a reader who cannot see it should know."""
+    tables: tuple[str, ...] = ()
+    fits: tuple[str, ...] = ()
+    options: dict[str, Scalar] = {}
+
+
+class Statement(Record, frozen=True, kw_only=True):
+    """One statement of the rule, judged."""
+
+    text: str
+    outcome: Outcome
+    because: str
+    """With the numbers."""
+    estimate: Estimate | None = None
+    settle: str | None = None
+    """For "cannot tell": what would settle it."""
+
+
+class Cost(Record, frozen=True, kw_only=True):
+    """The ledger of a study. Wasted is part of spent."""
+
+    convention: Convention | None = None
+    planned_flops: float | None = None
+    spent_flops: float
+    wasted_flops: float = 0.0
+    planned_seconds: float | None = None
+    spent_seconds: float
+    """Worker-seconds (device-seconds on a GPU)."""
+    wasted_seconds: float = 0.0
+    usd: float | None = None
+    reused_runs: int = 0
+
+
+class Verdict(Record, frozen=True, kw_only=True):
+    """The answer, with its reasons."""
+
+    study: str
+    claims: tuple[str, ...] = ()
+    question: str
+    outcome: Outcome
+    sentence: str
+    """The verdict in one sentence of plain words."""
+    statements: tuple[Statement, ...] = ()
+    effect: str = ""
+    """The effect in plain units and in compute equivalents."""
+    settle: str | None = None
+    """For "cannot tell": what budget or data would settle it."""
+    unresolved: tuple[str, ...] = ()
+    limits: tuple[str, ...] = ()
+    """What was assumed or not varied, in words ("a rule, not a search, set the learning rates")."""
+    fits: tuple[Fit, ...] = ()
+    tables: tuple[Table, ...] = ()
+    figures: tuple[Figure, ...] = ()
+    exclusions: tuple[Exclusion, ...] = ()
+    plan_fingerprint: str | None = None
+    summary: dict[str, Any] = {}
+    """The study's own machine-readable answer, merged into the command's --json output."""
+    cost: Cost | None = None
+    provenance: Provenance | None = None
+
+
+# ------------------------------------------------------------------------------------ on disk
+
+_RECORDS: dict[str, type[Record]] = {
+    cls.__name__: cls
+    for cls in (
+        RunSpec,
+        Plan,
+        RunRecord,
+        Measurement,
+        Fit,
+        Verdict,
+        CorpusRecord,
+        Calibration,
+        Attempt,
+        Table,
+    )
+}
+
+MIGRATIONS: dict[tuple[str, int], Callable[[dict[str, Any]], dict[str, Any]]] = {}
+"""(record, version) -> function that brings a mapping of that version to the next one."""
+
+
+def sha256_json(value: Any) -> str:
+    """Hash of a JSON value in canonical form (sorted keys, no spaces, shortest floats)."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def schema_of(cls: type[Record]) -> str:
+    """The value of the ``schema`` field: "isoflop.Plan/1"."""
+    return f"isoflop.{cls.__name__}/{cls.SCHEMA}"
+
+
+def to_mapping(record: Record) -> dict[str, Any]:
+    """The record as JSON-ready mapping with its ``schema`` field first.
+
+    Raises RecordError when a number in it is not finite: undefined is None with a reason.
+    """
+    mapping = {"schema": schema_of(type(record)), **msgspec.to_builtins(record)}
+    _refuse_non_finite(mapping, type(record).__name__)
+    return mapping
+
+
+def encode(record: Record, *, indent: int | None = None) -> bytes:
+    """The record as JSON bytes, on one line unless `indent` is given."""
+    return json.dumps(to_mapping(record), indent=indent, allow_nan=False, ensure_ascii=False).encode()
+
+
+def decode(data: bytes | str | Mapping[str, Any], cls: type[R], *, where: str = "input") -> R:
+    """Read a record, migrating an older version.
+
+    Args:
+        data: JSON text, or a mapping already read from it.
+        cls: the record that is expected.
+        where: file name for messages.
+
+    Raises:
+        RecordError: not JSON, another record, a newer version, a field that is wrong or unknown.
+    """
+    if isinstance(data, Mapping):
+        mapping = dict(data)
+    else:
+        try:
+            mapping = json.loads(data)
+        except ValueError as error:
+            raise RecordError(f"{where}: not valid JSON ({error}); the file may be cut short") from None
+    if not isinstance(mapping, dict):
+        raise RecordError(f"{where}: expected a JSON object, found {type(mapping).__name__}")
+    schema = str(mapping.pop("schema", ""))
+    name, _, version_text = schema.removeprefix("isoflop.").partition("/")
+    if name != cls.__name__ or not version_text.isdigit():
+        raise RecordError(f"{where}: expected schema {schema_of(cls)!r}, found {schema!r}")
+    version = int(version_text)
+    if version > cls.SCHEMA:
+        raise RecordError(
+            f"{where}: {schema} was written by a newer isoflop; this one reads up to {schema_of(cls)}"
+        )
+    while version < cls.SCHEMA:
+        mapping = MIGRATIONS[name, version](mapping)
+        version += 1
+    try:
+        return msgspec.convert(mapping, cls)
+    except msgspec.ValidationError as error:
+        raise RecordError(f"{where}: {error}") from None
+
+
+def read(path: Path, cls: type[R]) -> R:
+    """Read a record from a file; errors name the file."""
+    return decode(path.read_bytes(), cls, where=str(path))
+
+
+def _refuse_non_finite(value: Any, where: str) -> None:
+    if isinstance(value, float) and not math.isfinite(value):
+        raise RecordError(f"{where} is {value}: store None with a reason instead")
+    if isinstance(value, dict):
+        for key, item in value.items():
+            _refuse_non_finite(item, f"{where}.{key}")
+    elif isinstance(value, (list, tuple)):
+        for index, item in enumerate(value):
+            _refuse_non_finite(item, f"{where}[{index}]")
