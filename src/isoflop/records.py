@@ -419,6 +419,16 @@ class Plan(Record, frozen=True, kw_only=True):
         )
 
 
+class PlanRequest(Record, frozen=True, kw_only=True):
+    """What a study is given to plan with. Passes in memory; never written."""
+
+    budget: Budget
+    seeds: int | None = None
+    """Number of seeds that the user asks for; None leaves it to the study."""
+    corpus: CorpusRecord | None = None
+    calibration: Calibration | None = None
+
+
 # ------------------------------------------------------------------------------- what happened
 
 
@@ -485,6 +495,25 @@ class Measurement(Record, frozen=True, kw_only=True):
     num_bytes: int
     held_fixed: str
     """In words: which windows, context, precision."""
+
+
+class RunEvidence(Record, frozen=True, kw_only=True):
+    """One run as a judge sees it."""
+
+    spec: RunSpec
+    record: RunRecord | None
+    """None for a run that never ended."""
+    measurements: tuple[Measurement, ...] = ()
+
+
+class Evidence(Record, frozen=True, kw_only=True):
+    """All that a study's judge is given. Passes in memory; never written."""
+
+    plan: Plan | None = None
+    """None for a study that trains nothing."""
+    runs: tuple[RunEvidence, ...] = ()
+    data: dict[str, str] = {}
+    """Name in the data catalogue -> path of the local copy, for those that are there."""
 
 
 # ------------------------------------------------------------------------------ what is concluded
