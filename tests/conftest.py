@@ -17,3 +17,14 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip("no folder of public data (set ISOFLOP_SHARED_DATA)")
     return folder
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say which long proofs are older than the code they prove."""
+    from tests.prove.records import proofs, stale
+
+    lines = stale()
+    terminalreporter.section("long proofs (make prove)")
+    terminalreporter.write_line(f"{len(proofs()) - len(lines)} of {len(proofs())} are up to date")
+    for line in lines:
+        terminalreporter.write_line(f"stale: {line}")

@@ -1,6 +1,6 @@
 """The verbs as functions: what the command line calls, and the Python API (``import isoflop``).
 
-    plan_study -> plan.json -> train -> runs/ -> measure -> measurements -> judge -> verdict.json -> publish -> report.html
+    plan_study -> plan.json -> train -> runs/ -> measure -> scores -> judge -> verdict.json -> publish -> report.html
 
 Each verb reads the previous one's file and writes its own; `run_study` does all five. Rooms are imported
 when a verb needs them, so that planning and judging never load torch. Nothing scientific happens here.
@@ -17,7 +17,17 @@ from typing import Any
 import msgspec
 
 from isoflop.provenance import current
-from isoflop.records import Budget, Calibration, CorpusRecord, Evidence, Plan, PlanRequest, RunEvidence, Verdict, read
+from isoflop.records import (
+    Budget,
+    Calibration,
+    CorpusRecord,
+    Evidence,
+    Plan,
+    PlanRequest,
+    RunEvidence,
+    Verdict,
+    read,
+)
 from isoflop.store import Store
 from isoflop.studies import study as studies
 
@@ -92,7 +102,9 @@ def plan_study(
         corpus=_prepare_corpus(study, say),
         calibration=_calibrate(study, wanted, device, workers, say),
     )
-    plan = msgspec.structs.replace(study.plan(request), provenance=current(device=device, num_workers=workers or 0))
+    plan = msgspec.structs.replace(
+        study.plan(request), provenance=current(device=device, num_workers=workers or 0)
+    )
     if out is not None:
         store = Store(out)
         if store.plan_path.exists() and store.read_plan().fingerprint() != plan.fingerprint():
@@ -339,7 +351,9 @@ def _settle_plan(
         if resume:
             raise RequestError(f"nothing to resume: {store.root} holds no plan.json")
         say(f"planning {study.name} ...")
-        return plan_study(name, budget=budget, seeds=seeds, device=device, workers=workers, out=store.root, say=say)
+        return plan_study(
+            name, budget=budget, seeds=seeds, device=device, workers=workers, out=store.root, say=say
+        )
     if present.study != study.name:
         raise RequestError(f"{store.root} holds a plan for {present.study!r}; choose another --out")
     if not resume and not _same_request(present, study, budget, seeds):

@@ -86,9 +86,13 @@ def gather(evidence: Evidence) -> Sweep:
         if run.spec.labels.get("role") != "point":
             continue
         if run.record is None:
-            exclusions.append(Exclusion(what=run.spec.name, reason="never ended: resume the sweep to have it"))
+            exclusions.append(
+                Exclusion(what=run.spec.name, reason="never ended: resume the sweep to have it")
+            )
         elif run.record.status != "finished":
-            exclusions.append(Exclusion(what=run.spec.name, reason=f"{run.record.status}: {run.record.reason}"))
+            exclusions.append(
+                Exclusion(what=run.spec.name, reason=f"{run.record.status}: {run.record.reason}")
+            )
         elif not run.measurements or run.measurements[-1].loss.value is None:
             exclusions.append(Exclusion(what=run.spec.name, reason="finished without a score"))
         else:
@@ -174,7 +178,13 @@ def judge_statements(main: IsoflopFit, plan: Plan, fits: dict[str, IsoflopFit]) 
     below = _ratio_below(top)
     return (
         _against(texts[0], top.half_width, order, f"half-width {where}", len(plan.seeds)),
-        _against(texts[1], below, half, f"factor from the optimum down to the basin's edge {where}", len(plan.seeds)),
+        _against(
+            texts[1],
+            below,
+            half,
+            f"factor from the optimum down to the basin's edge {where}",
+            len(plan.seeds),
+        ),
         _exponent_statement(texts[2], main, _number(numbers["exponent_within"])),
     )
 
@@ -224,10 +234,15 @@ def _exponent_statement(text: str, main: IsoflopFit, within: float) -> Statement
     if exponent.value is None or exponent.lo is None or exponent.hi is None:
         because = exponent.reason or main.not_identified or "the exponent has no interval"
         return Statement(
-            text=text, outcome="cannot tell", because=because, estimate=exponent, settle="more and higher budgets"
+            text=text,
+            outcome="cannot tell",
+            because=because,
+            estimate=exponent,
+            settle="more and higher budgets",
         )
     half = (exponent.hi - exponent.lo) / 2
-    because = f"exponent {exponent.value:.2f} (95 %: {exponent.lo:.2f} to {exponent.hi:.2f}), counting {COUNTINGS[MAIN]}"
+    interval = f"{exponent.lo:.2f} to {exponent.hi:.2f}"
+    because = f"exponent {exponent.value:.2f} (95 %: {interval}), counting {COUNTINGS[MAIN]}"
     if half <= within:
         return Statement(text=text, outcome="supported", because=because, estimate=exponent)
     span = len(main.budgets)
@@ -259,7 +274,9 @@ def _sentence(main: IsoflopFit, first: Statement) -> str:
         return "Cannot tell: at no budget do these runs bracket a minimum."
     width = describe_factor(top.half_width)
     at = f"At {units.format_flops(top.budget)}"
-    flat = f"{at} the loss stays within 1 % of its minimum for sizes up to {width} either side of the best one"
+    flat = (
+        f"{at} the loss stays within 1 % of its minimum for sizes up to {width} either side of the best one"
+    )
     if first.outcome == "contradicted":
         return f"{flat}: flat, but nowhere near the order of magnitude that was claimed."
     if first.outcome == "supported":
@@ -284,15 +301,21 @@ def _effect(main: IsoflopFit) -> str:
 def _unresolved(
     fits: dict[str, IsoflopFit], statements: tuple[Statement, ...], sweep: Sweep
 ) -> tuple[str, ...]:
-    lines = [f"{s.text} {s.because}. It would take {s.settle}." for s in statements if s.outcome == "cannot tell"]
+    lines = [
+        f"{s.text} {s.because}. It would take {s.settle}." for s in statements if s.outcome == "cannot tell"
+    ]
     for counting, fit in fits.items():
         if not fit.identified:
-            lines.append(f"Exponent of the optimal size, counting {COUNTINGS[counting]}: {fit.not_identified}")
+            lines.append(
+                f"Exponent of the optimal size, counting {COUNTINGS[counting]}: {fit.not_identified}"
+            )
     for budget in fits[MAIN].budgets:
         if budget.status != "ok":
             lines.append(f"{units.format_flops(budget.budget)}: {budget.reason}")
     if len(set(sweep.column("seed"))) < 2:
-        lines.append("One seed only: the noise is taken from the scatter about the fitted curves, not from repeats.")
+        lines.append(
+            "One seed only: the noise is taken from the scatter about the fitted curves, not from repeats."
+        )
     return tuple(dict.fromkeys(lines))
 
 
@@ -374,7 +397,14 @@ def _bowl_table(name: str, title: str, fits: dict[str, IsoflopFit]) -> Table:
     rows = []
     for counting, fit in fits.items():
         for b in fit.budgets:
-            values: list[Scalar] = [counting, b.budget, b.num_points, b.centre, *_padded(b.coefficients), b.window_lo]
+            values: list[Scalar] = [
+                counting,
+                b.budget,
+                b.num_points,
+                b.centre,
+                *_padded(b.coefficients),
+                b.window_lo,
+            ]
             values += [b.window_hi, b.loss_opt.value]
             for field in BOWL_FIELDS:
                 estimate: Estimate = getattr(b, field)
@@ -398,7 +428,11 @@ def _bowl_table(name: str, title: str, fits: dict[str, IsoflopFit]) -> Table:
     }
     body = []
     for field, (text, fmt) in titles.items():
-        body += [(field, text, "", fmt), (f"{field}_lo", f"{text}, low", "", fmt), (f"{field}_hi", f"{text}, high", "", fmt)]
+        body += [
+            (field, text, "", fmt),
+            (f"{field}_lo", f"{text}, low", "", fmt),
+            (f"{field}_hi", f"{text}, high", "", fmt),
+        ]
     tail = _columns(*body, ("status", "fit", "", ""), ("reason", "remark", "", ""))
     return Table(
         name=name,
@@ -559,5 +593,9 @@ def _summary(main: IsoflopFit) -> dict[str, object]:
     return {
         "basin_1pct": basins,
         "N_opt": optima,
-        "exponent": {"value": exponent.value, "ci95": [exponent.lo, exponent.hi], "identified": main.identified},
+        "exponent": {
+            "value": exponent.value,
+            "ci95": [exponent.lo, exponent.hi],
+            "identified": main.identified,
+        },
     }

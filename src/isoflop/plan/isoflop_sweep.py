@@ -105,7 +105,9 @@ class Design:
     """Cells near the optimum that are not in the plan, each with its reason."""
 
 
-def sizes_of(recipe: SweepRecipe, budget: float, corpus: CorpusRecord) -> tuple[tuple[NetSpec, ...], tuple[str, ...]]:
+def sizes_of(
+    recipe: SweepRecipe, budget: float, corpus: CorpusRecord
+) -> tuple[tuple[NetSpec, ...], tuple[str, ...]]:
     """The nets of one rung, and the sentences about those that had to stay out."""
     optimum = recipe.expected_optimum(budget)
     nets: list[NetSpec] = []
@@ -120,7 +122,9 @@ def sizes_of(recipe: SweepRecipe, budget: float, corpus: CorpusRecord) -> tuple[
         if steps < recipe.min_steps:
             left_out.append(f"{cell}: {steps} steps are fewer than {recipe.min_steps}, mostly warm-up")
         elif epochs > recipe.max_epochs:
-            left_out.append(f"{cell}: {epochs:.1f} passes over the corpus are more than {recipe.max_epochs:g}")
+            left_out.append(
+                f"{cell}: {epochs:.1f} passes over the corpus are more than {recipe.max_epochs:g}"
+            )
         else:
             nets.append(net)
     return tuple(nets), tuple(left_out)
@@ -235,9 +239,7 @@ def run_seconds(spec: RunSpec, calibration: Calibration) -> float:
 def wall_seconds(runs: Sequence[PlannedRun], calibration: Calibration) -> float:
     """Expected wall time of a fleet on the calibrated machine, start-up included."""
     costs = [run.cost_seconds if run.cost_seconds is not None else 0.0 for run in runs]
-    busiest = max(
-        (run.cost_seconds or 0.0) + max((_child_seconds(run, runs)), default=0.0) for run in runs
-    )
+    busiest = max((run.cost_seconds or 0.0) + max((_child_seconds(run, runs)), default=0.0) for run in runs)
     return calibration.startup_s + max(sum(costs) / calibration.num_workers / PACKING, busiest)
 
 
@@ -312,7 +314,9 @@ def plan_isoflop_sweep(
             f"the corpus is too small: {units.format_tokens(request.corpus.train_tokens)} would be repeated more than "
             f"{recipe.max_epochs:g} times in every sweep of {study}; use a larger one"
         )
-    raise PlanError(f"a budget of {request.budget.text!r} is too small for {study}: the smallest that works is {smallest}")
+    raise PlanError(
+        f"a budget of {request.budget.text!r} is too small for {study}: the smallest that works is {smallest}"
+    )
 
 
 def _fits(request: PlanRequest, runs: Sequence[PlannedRun], reserve_s: float, use: float) -> tuple[bool, str]:
@@ -323,7 +327,9 @@ def _fits(request: PlanRequest, runs: Sequence[PlannedRun], reserve_s: float, us
         return flops <= budget.amount, f"{_round_up(flops):.2g} FLOPs"
     if budget.unit == "seconds":
         if request.calibration is None:
-            raise PlanError("a budget in time needs this machine's speed: install isoflop[train], or give FLOPs")
+            raise PlanError(
+                "a budget in time needs this machine's speed: install isoflop[train], or give FLOPs"
+            )
         needed = wall_seconds(runs, request.calibration)
         return needed <= (budget.amount - reserve_s) * use, f"{math.ceil(needed / use + reserve_s)}s"
     raise PlanError(f"a sweep on this machine takes a budget in FLOPs or in time, not {budget.text!r}")

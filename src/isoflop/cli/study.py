@@ -1,0 +1,241 @@
+"""Verbs on studies: run, plan, train, measure, judge, publish, studies, status, ledger."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from isoflop.cli.main import CONTEXT, Group, main, say, verb
+
+budget_option = click.option(
+    "--budget", help='As people write it: "4min", "3e12 FLOPs", "2 H100-days", "$200".'
+)
+seeds_option = click.option("--seeds", type=int, help="Number of seeds; left to the study by default.")
+device_option = click.option("--device", default="cpu", show_default=True, help="cpu or cuda.")
+workers_option = click.option("--workers", type=int, help="Runs side by side; one per core by default.")
+reuse_option = click.option(
+    "--reuse",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    help="Another output folder to take finished runs from.",
+)
+
+
+@main.command()
+@click.argument("study")
+@budget_option
+@seeds_option
+@click.option(
+    "--plan", "plan_file", type=click.Path(path_type=Path), help="Follow this plan.json to the letter."
+)
+@click.option("--out", type=click.Path(path_type=Path), help="Output folder.  [default: out/STUDY]")
+@click.option("--resume", is_flag=True, help="Go on with the plan that is in the folder.")
+@device_option
+@workers_option
+@reuse_option
+@verb("run")
+def run(
+    study: str,
+    budget: str | None,
+    seeds: int | None,
+    plan_file: Path | None,
+    out: Path | None,
+    resume: bool,
+    device: str,
+    workers: int | None,
+    reuse: tuple[Path, ...],
+) -> tuple[str, dict[str, Any]]:
+    """Do all of a study: plan, train, measure, judge, publish. A second call trains nothing again."""
+    from isoflop import verbs
+    from isoflop.console import FleetProgress, plan_text, study_text
+
+    progress = FleetProgress()
+    try:
+        answer = verbs.run_study(
+            study,
+            budget=budget,
+            seeds=seeds,
+            plan_file=plan_file,
+            out=out,
+            resume=resume,
+            device=device,
+            workers=workers,
+            reuse=reuse,
+            say=say,
+            on_plan=lambda plan: (say(plan_text(plan)), progress.begin(plan))[0],
+            on_event=progress,
+        )
+    finally:
+        progress.close()
+    verdict = answer.verdict
+    cost = verdict.cost
+    return study_text(answer), {
+        "study": verdict.study,
+        "verdict": verdict.outcome,
+        "sentence": verdict.sentence,
+        **verdict.summary,
+        "flops_spent": cost.spent_flops if cost else 0.0,
+        "flops_wasted": cost.wasted_flops if cost else 0.0,
+        "flops_convention": cost.convention if cost else None,
+        "seconds": round(answer.seconds, 3),
+        "worker_seconds": round(cost.spent_seconds, 3) if cost else 0.0,
+        "runs_trained": answer.num_trained,
+        "out": str(answer.store.root),
+        "report": str(answer.report),
+    }
+
+
+class PlanGroup(Group):
+    """`isoflop plan --budget X` means `isoflop plan size --budget X`."""
+
+    def parse_args(self, context: click.Context, args: list[str]) -> list[str]:
+        if args and args[0] not in self.commands and args[0] not in ("-h", "--help"):
+            args = ["size", *args]
+        return super().parse_args(context, args)
+
+
+@main.group(cls=PlanGroup, context_settings=CONTEXT)
+def plan() -> None:
+    """Plan before anything is spent: a study's runs, or the size to train on a budget.
+
+    \b
+    isoflop plan study flatness --budget 4min --out A
+    isoflop plan --budget "50 H100-days" --unique 10e9      (a bare --budget means: plan size)
+    """
+
+
+@plan.command("study")
+@click.argument("study")
+@budget_option
+@seeds_option
+@click.option(
+    "--out", type=click.Path(path_type=Path), help="Folder for plan.json; nothing is written without it."
+)
+@device_option
+@workers_option
+@verb("plan.study")
+def plan_study(
+    study: str, budget: str | None, seeds: int | None, out: Path | None, device: str, workers: int | None
+) -> tuple[str, dict[str, Any]]:
+    """Print a study's runs, predicted losses, cost and decision rule; train nothing."""
+    from isoflop import verbs
+    from isoflop.console import plan_text
+    from isoflop.records import to_mapping
+
+    made = verbs.plan_study(
+        study, budget=budget, seeds=seeds, out=out, device=device, workers=workers, say=say
+    )
+    where = (
+        f"\nWritten to {out}/plan.json; follow it with: isoflop run {study} --plan {out}/plan.json"
+        if out
+        else ""
+    )
+    return plan_text(made, every_run=True) + where, {"plan": to_mapping(made)}
+
+
+@main.command()
+@click.argument("out", type=click.Path(path_type=Path))
+@device_option
+@workers_option
+@reuse_option
+@verb("train")
+def train(out: Path, device: str, workers: int | None, reuse: tuple[Path, ...]) -> tuple[str, dict[str, Any]]:
+    """Train every unfinished run of OUT/plan.json."""
+    from isoflop import verbs
+    from isoflop.console import FleetProgress
+    from isoflop.store import Store
+
+    store = Store(out)
+    progress = FleetProgress()
+    progress.begin(store.read_plan())
+    try:
+        with store.lock():
+            result = verbs.train(out, device=device, workers=workers, reuse=reuse, on_event=progress)
+    finally:
+        progress.close()
+    text = f"trained {result.num_trained} runs; next: isoflop judge {out}"
+    return text, {"runs_trained": result.num_trained, "out": str(out)}
+
+
+@main.command()
+@click.argument("out", type=click.Path(path_type=Path))
+@click.option("--again", is_flag=True, help="Score also the runs that have a score.")
+@device_option
+@verb("measure")
+def measure(out: Path, again: bool, device: str) -> tuple[str, dict[str, Any]]:
+    """Score finished runs from their final weights."""
+    from isoflop import verbs
+
+    count = verbs.measure(out, device=device, again=again)
+    return f"scored {count} runs", {"runs_scored": count, "out": str(out)}
+
+
+@main.command()
+@click.argument("out", type=click.Path(path_type=Path))
+@click.option("--study", help="Name or path of the study; taken from the plan by default.")
+@verb("judge")
+def judge(out: Path, study: str | None) -> tuple[str, dict[str, Any]]:
+    """Judge what is in OUT by the rule in its plan; writes verdict.json."""
+    from isoflop import verbs
+    from isoflop.console import verdict_text
+
+    verdict = verbs.judge(out, study=study)
+    return verdict_text(verdict), {
+        "verdict": verdict.outcome,
+        "sentence": verdict.sentence,
+        **verdict.summary,
+    }
+
+
+@main.command()
+@click.argument("out", type=click.Path(path_type=Path))
+@verb("publish")
+def publish(out: Path) -> tuple[str, dict[str, Any]]:
+    """Write OUT/report.html with its figures, tables and manifest."""
+    from isoflop import verbs
+
+    result = verbs.publish(out)
+    return f"report: {result.report}", {
+        "report": str(result.report),
+        "files": [str(path) for path in result.files],
+    }
+
+
+@main.command("studies")
+@verb("studies")
+def list_studies() -> tuple[str, dict[str, Any]]:
+    """List the studies: question, cost, last verdict."""
+    from isoflop.console import studies_text, study_rows
+
+    rows = study_rows()
+    return studies_text(rows), {"studies": rows}
+
+
+@main.command()
+@click.argument("out", type=click.Path(path_type=Path))
+@verb("status")
+def status(out: Path) -> tuple[str, dict[str, Any]]:
+    """Say of each run of OUT where it stands."""
+    from isoflop.console import status_rows, status_text
+
+    rows = status_rows(out)
+    return status_text(rows), {"out": str(out), "runs": rows}
+
+
+@main.command()
+@click.argument("out", type=click.Path(path_type=Path))
+@verb("ledger")
+def ledger(out: Path) -> tuple[str, dict[str, Any]]:
+    """Planned, spent and wasted, in FLOPs and worker-seconds."""
+    import msgspec
+
+    from isoflop.console import ledger_text
+    from isoflop.flops.ledger import cost_of
+    from isoflop.store import Store
+
+    store = Store(out)
+    records = [folder.read_record() for folder in store.run_folders() if folder.finished]
+    cost = cost_of(records, store.read_plan())
+    return ledger_text(cost), {"out": str(out), "cost": msgspec.to_builtins(cost)}

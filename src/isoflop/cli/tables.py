@@ -1,0 +1,61 @@
+"""Verbs on tables and data: fit, compare, power, next, plan size, data."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from isoflop.cli.main import CONTEXT, Group, main, verb
+
+
+@main.group(cls=Group, context_settings=CONTEXT)
+def data() -> None:
+    """Corpora and public data: prepare a text, or get a known data set."""
+
+
+@data.command("prepare")
+@click.argument("source", default="stdlib")
+@click.option("--tokenizer", default="bpe-512", show_default=True, help="bytes, bpe-N, or a tokenizer.json.")
+@verb("data.prepare")
+def data_prepare(source: str, tokenizer: str) -> tuple[str, dict[str, Any]]:
+    """Read, split and tokenize a corpus into the cache: "stdlib", or any folder of text, jsonl, parquet."""
+    from isoflop import data as room
+    from isoflop.cli.main import say
+    from isoflop.records import to_mapping
+    from isoflop.units import format_bytes, format_tokens
+
+    record = room.prepare(source, tokenizer, progress=say).record
+    text = (
+        f"{record.source}: {format_tokens(record.train_tokens)} to train on ({record.num_train_files} files, "
+        f"{format_bytes(record.train_bytes)}), {format_tokens(record.val_tokens)} held out "
+        f"({record.num_val_files} files)\ncorpus {record.corpus_sha256[:16]}, tokenizer {record.tokenizer} "
+        f"{record.tokenizer_sha256[:16]}"
+    )
+    return text, {"corpus": to_mapping(record)}
+
+
+@data.command("list")
+@verb("data.list")
+def data_list() -> tuple[str, dict[str, Any]]:
+    """List the public data sets that `isoflop data get` knows."""
+    from isoflop.data.get import catalogue
+
+    rows = [
+        {"name": item.name, "title": item.title, "url": item.url, "sha256": item.sha256}
+        for item in catalogue()
+    ]
+    return "\n".join(f"{row['name']:24} {row['title']}" for row in rows), {"data": rows}
+
+
+@data.command("get")
+@click.argument("name")
+@click.option("--into", type=click.Path(path_type=Path), help="Folder; the cache by default.")
+@verb("data.get")
+def data_get(name: str, into: Path | None) -> tuple[str, dict[str, Any]]:
+    """Fetch a known public data set from its own address, at a pinned commit, with a checksum."""
+    from isoflop.data.get import get
+
+    path = get(name, into=into)
+    return f"{name}: {path}", {"name": name, "path": str(path)}
