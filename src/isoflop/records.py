@@ -320,6 +320,8 @@ class CorpusRecord(Record, frozen=True, kw_only=True):
     """In words: which share is held out, by which hash."""
     description: str = ""
     """What the text is, e.g. "standard library of CPython 3.11.7"."""
+    skipped: tuple[Exclusion, ...] = ()
+    """Files and rows that were not read, with the reason; many of one kind end in a count."""
 
 
 class Calibration(Record, frozen=True, kw_only=True):
