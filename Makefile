@@ -31,7 +31,7 @@ format: $(VENV)/.dev
 	$(BIN)/ruff check --fix src tests benchmarks examples
 
 docs: $(VENV)/.dev
-	$(BIN)/python -m isoflop.studies.claims
+	$(BIN)/python docs/update.py
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)

@@ -101,7 +101,7 @@ class Budget(Record, frozen=True, kw_only=True):
         quantity = units.parse_budget(text)
         return cls(
             amount=quantity.amount,
-            unit=quantity.unit,  # type: ignore[arg-type]
+            unit=quantity.unit,
             convention=convention if quantity.unit == "flops" else None,
             device=quantity.device,
             per_month=quantity.per_month,
@@ -388,6 +388,8 @@ class Plan(Record, frozen=True, kw_only=True):
     """Everything decided before the first run."""
 
     study: str
+    study_source: str = ""
+    """How to find the study again: its installed name, or the path of its file."""
     claims: tuple[str, ...] = ()
     """Ids as in docs/claims.md."""
     question: str

@@ -103,7 +103,9 @@ def plan_study(
         calibration=_calibrate(study, wanted, device, workers, say),
     )
     plan = msgspec.structs.replace(
-        study.plan(request), provenance=current(device=device, num_workers=workers or 0)
+        study.plan(request),
+        study_source=str(Path(name).resolve()) if name.endswith(".py") else name,
+        provenance=current(device=device, num_workers=workers or 0),
     )
     if out is not None:
         store = Store(out)
@@ -243,7 +245,7 @@ def judge(out: Path | str, *, study: str | None = None) -> Verdict:
     from isoflop.flops.ledger import cost_of
 
     store = Store(out)
-    found = studies.find(study or store.read_plan().study)
+    found = studies.find(study or store.read_plan().study_source)
     evidence = gather(out, found)
     verdict = found.judge(evidence)
     records = [run.record for run in evidence.runs if run.record is not None]

@@ -6,6 +6,7 @@ Leaves out how the fit is made (`isoflop.fit.isoflop`) and how it is drawn (`iso
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -143,7 +144,7 @@ def judge_isoflop(evidence: Evidence, *, limits: tuple[str, ...] = ()) -> Verdic
         fits=tuple(_fit_record(name, fit) for name, fit in fits.items()),
         tables=_tables(sweep, fits, parabola),
         figures=_figures(),
-        exclusions=sweep.exclusions + tuple(item for budget in main.budgets for item in budget.excluded),
+        exclusions=sweep.exclusions + main.exclusions,
         plan_fingerprint=plan.fingerprint(),
         summary=_summary(main),
     )
@@ -175,22 +176,17 @@ def judge_statements(main: IsoflopFit, plan: Plan, fits: dict[str, IsoflopFit]) 
         return tuple(Statement(text=t, outcome="cannot tell", because=refused, settle=settle) for t in texts)
     where = f"at {units.format_flops(top.budget)}"
     order, half = _number(numbers["order_of_magnitude"]), _number(numbers["half_size"])
-    below = _ratio_below(top)
     return (
         _against(texts[0], top.half_width, order, f"half-width {where}", len(plan.seeds)),
         _against(
             texts[1],
-            below,
+            top.factor_lo,
             half,
             f"factor from the optimum down to the basin's edge {where}",
             len(plan.seeds),
         ),
         _exponent_statement(texts[2], main, _number(numbers["exponent_within"])),
     )
-
-
-def _ratio_below(fit: BudgetFit) -> Estimate:
-    return fit.lower_factor
 
 
 def outcome_against(estimate: Estimate, threshold: float) -> Outcome:
@@ -288,7 +284,7 @@ def _effect(main: IsoflopFit) -> str:
     top = top_fit(main)
     if top is None or top.loss_opt.value is None:
         return ""
-    worth = compute_equivalent(main, top.budget, 0.01 * top.loss_opt.value)
+    worth = compute_equivalent(main, top.budget, 0.01 * top.loss_opt.value).fraction
     if worth.value is None:
         return f"1 % of loss in compute: {worth.reason}."
     interval = "" if worth.lo is None or worth.hi is None else f" (95 %: {worth.lo:.0%} to {worth.hi:.0%})"
@@ -329,11 +325,12 @@ def _fit_record(counting: str, fit: IsoflopFit) -> Fit:
         estimates |= {f"N_opt@{key}": budget.N_opt, f"half_width@{key}": budget.half_width}
     return Fit(
         name=f"isoflop/{counting}",
-        form="L = c0 + c1 u + c2 u^2 + c3 u^3 per budget, u = ln N - centre; N_opt = k C^a",
+        form="L = c0 + c1 u + c2 u^2 + c3 u^3 per budget, u = ln N - centre; N_opt ~ C^a",
         estimates=estimates,
-        error_model=fit.method,
+        error_model=f"{fit.method}; {fit.interval_method}",
+        notes=fit.notes,
         num_points=sum(budget.num_points for budget in fit.budgets),
-        degrees_of_freedom=fit.noise.degrees_of_freedom,
+        degrees_of_freedom=fit.noise.df,
         identified=fit.identified,
         not_identified=fit.not_identified,
         options={"counting": COUNTINGS[counting]},
@@ -355,17 +352,19 @@ def _tables(sweep: Sweep, fits: dict[str, IsoflopFit], parabola: IsoflopFit) -> 
 
 
 def _points_table(sweep: Sweep, main: IsoflopFit) -> Table:
-    left_out = {item.what: item.reason for budget in main.budgets for item in budget.excluded}
-    rows = []
+    included = points_included(main, sweep)
+    rows: list[tuple[Scalar, ...]] = []
     for index, run in enumerate(sweep.runs):
         labels = run.spec.labels
         score = run.measurements[-1]
-        reason = left_out.get(str(index))
+        reason = (
+            "" if included[index] else f"over {main.rules.max_rise:.0%} above the lowest loss of its budget"
+        )
         rows.append(
             (
                 labels["budget"], run.spec.name, labels["size"], labels["N_nonembedding"], labels["N_all"],
                 labels["N_matmul"], run.spec.tokens, score.loss.value, score.bits_per_byte.value, labels["seed"],
-                str(labels["trunk"])[:8], reason is None, reason or "",
+                str(labels["trunk"])[:8], bool(included[index]), reason,
             )
         )  # fmt: skip
     return Table(
@@ -393,8 +392,18 @@ def _points_table(sweep: Sweep, main: IsoflopFit) -> Table:
 BOWL_FIELDS = ("N_opt", "basin_lo", "basin_hi", "half_width")
 
 
+def points_included(fit: IsoflopFit, sweep: Sweep) -> np.ndarray:
+    """[n] whether each point of the sweep took part in the fit of its budget."""
+    included = np.zeros(len(sweep.runs), dtype=bool)
+    if fit.internals is None:
+        return included
+    fitted = [fit.budgets[position].budget for position in fit.internals.position]
+    included[np.isin(sweep.column("budget"), fitted)] = fit.internals.fit.included[0]
+    return included
+
+
 def _bowl_table(name: str, title: str, fits: dict[str, IsoflopFit]) -> Table:
-    rows = []
+    rows: list[tuple[Scalar, ...]] = []
     for counting, fit in fits.items():
         for b in fit.budgets:
             values: list[Scalar] = [
@@ -443,14 +452,14 @@ def _bowl_table(name: str, title: str, fits: dict[str, IsoflopFit]) -> Table:
     )
 
 
-def _padded(coefficients: tuple[float, ...]) -> list[float]:
-    return [*coefficients, *[0.0] * (4 - len(coefficients))]
+def _padded(coefficients: Sequence[float]) -> list[float]:
+    return [*(float(c) for c in coefficients), *[0.0] * (4 - len(coefficients))]
 
 
 def _exponent_table(fits: dict[str, IsoflopFit]) -> Table:
     rows = tuple(
         (counting, COUNTINGS[counting], fit.exponent.value, fit.exponent.lo, fit.exponent.hi, fit.coefficient.value,
-         fit.identified, fit.not_identified or "")
+         fit.reference_budget, fit.identified, fit.not_identified or "")
         for counting, fit in fits.items()
     )  # fmt: skip
     return Table(
@@ -459,10 +468,11 @@ def _exponent_table(fits: dict[str, IsoflopFit]) -> Table:
         columns=_columns(
             ("convention", "counting", "", ""),
             ("meaning", "what N counts", "", ""),
-            ("exponent", "exponent a of N_opt = k C^a", "", "{:.3f}"),
+            ("exponent", "exponent a of N_opt ~ C^a", "", "{:.3f}"),
             ("lo", "a, low", "", "{:.3f}"),
             ("hi", "a, high", "", "{:.3f}"),
-            ("coefficient", "k", "", "{:.3g}"),
+            ("coefficient", "N_opt at the reference budget", "parameters", "{:,.0f}"),
+            ("reference_budget", "reference budget", "FLOPs", "{:.2e}"),
             ("identified", "identified", "", ""),
             ("note", "remark", "", ""),
         ),
@@ -472,7 +482,7 @@ def _exponent_table(fits: dict[str, IsoflopFit]) -> Table:
 
 
 def _degree_table(cubic: IsoflopFit, parabola: IsoflopFit) -> Table:
-    rows = []
+    rows: list[tuple[Scalar, ...]] = []
     for name, fit in (("cubic", cubic), ("parabola", parabola)):
         for b in fit.budgets:
             rows.append(
@@ -500,12 +510,12 @@ def _degree_table(cubic: IsoflopFit, parabola: IsoflopFit) -> Table:
 
 def _draw_table(fits: dict[str, IsoflopFit]) -> Table:
     fit = fits[MAIN]
-    rows = []
+    rows: list[tuple[Scalar, ...]] = []
     for index, budget in enumerate(fit.budgets):
         if budget.status == "refused":
             continue
-        for number, coefficients in enumerate(np.asarray(fit.draws)[:, index, :]):
-            values = [float(f"{c:.6g}") for c in _padded(tuple(coefficients))]
+        for number, coefficients in enumerate(fit.draws[:, index, :]):
+            values = [float(f"{c:.6g}") for c in _padded(coefficients)]
             rows.append((MAIN, budget.budget, number, budget.centre, *values))
     return Table(
         name="bowl_draws",

@@ -1,0 +1,153 @@
+"""The whole loop on a tiny sweep: plan, train, measure, judge, publish; killed, resumed, reused, broken."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from isoflop.store import Store
+
+STUDY = Path(__file__).with_name("tiny_study.py")
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Environment with a small corpus of many files and a cache of its own."""
+    root = tmp_path_factory.mktemp("world")
+    words = [f"{a}{b}" for a in ("al", "be", "ga", "de", "ep") for b in ("pha", "ta", "mma", "lta", "silon")]
+    dice = random.Random(0)
+    for number in range(60):
+        text = " ".join(dice.choice(words[: 3 + number % 20]) for _ in range(400))
+        path = root / "corpus" / f"{number}.txt"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text)
+    return {
+        **os.environ,
+        "TINY_CORPUS": str(root / "corpus"),
+        "ISOFLOP_CACHE": str(root / "cache"),
+        "PYTHONPATH": str(STUDY.parent.parent),
+    }
+
+
+def isoflop(world: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "isoflop", *arguments], env=world, capture_output=True, text=True, timeout=300
+    )
+
+
+@pytest.fixture(scope="module")
+def plan(world: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("plan")
+    done = isoflop(world, "plan", "study", str(STUDY), "--out", str(out), "--json")
+    assert done.returncode == 0, done.stderr
+    answer = json.loads(done.stdout)
+    assert answer["schema"] == "isoflop.plan.study/1"
+    assert answer["plan"]["planned_flops"]["flops"] <= 2e9
+    return out / "plan.json"
+
+
+@pytest.fixture(scope="module")
+def undisturbed(world: dict[str, str], plan: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("undisturbed")
+    done = isoflop(world, "run", str(STUDY), "--plan", str(plan), "--out", str(out), "--json")
+    assert done.returncode == 0, done.stderr
+    return out
+
+
+def verdict_without_times(out: Path) -> dict[str, Any]:
+    """verdict.json without what may differ between two runs of one plan: times, waste, the date."""
+    verdict = json.loads((out / "verdict.json").read_text())
+    verdict.pop("provenance")
+    for field in ("spent_flops", "wasted_flops", "spent_seconds", "wasted_seconds"):
+        verdict["cost"].pop(field)
+    return verdict
+
+
+def test_every_arrow_can_be_opened(undisturbed: Path) -> None:
+    store = Store(undisturbed)
+    folders = store.run_folders()
+    assert len(folders) == len(store.read_plan().runs)
+    for folder in folders:
+        record = folder.read_record()
+        assert record.status == "finished"
+        assert record.flops_wasted == 0
+        if folder.read_spec().evaluate is not None:
+            score = folder.read_measurements()[-1]
+            assert score.loss.value is not None
+            assert 0 < score.loss.value < 6  # ln 256 = 5.55 is the loss of a uniform guess over bytes
+    assert store.read_verdict().plan_fingerprint == store.read_plan().fingerprint()
+    assert store.report_path.exists()
+
+
+def test_the_ledger_balances(world: dict[str, str], undisturbed: Path) -> None:
+    answer = json.loads(isoflop(world, "ledger", str(undisturbed), "--json").stdout)
+    cost = answer["cost"]
+    # An undisturbed sweep spends what was planned: the plan counts whole steps, and so does the loop.
+    assert cost["spent_flops"] == pytest.approx(cost["planned_flops"], rel=1e-9)
+    assert cost["wasted_flops"] == 0
+
+
+def test_a_second_call_trains_nothing(world: dict[str, str], undisturbed: Path) -> None:
+    before = verdict_without_times(undisturbed)
+    done = isoflop(world, "run", str(STUDY), "--resume", "--out", str(undisturbed), "--json")
+    assert json.loads(done.stdout)["runs_trained"] == 0
+    assert verdict_without_times(undisturbed) == before
+
+
+def test_finished_runs_are_reused_when_asked(
+    world: dict[str, str], plan: Path, undisturbed: Path, tmp_path: Path
+) -> None:
+    done = isoflop(
+        world, "run", str(STUDY), "--plan", str(plan), "--out", str(tmp_path), "--reuse", str(undisturbed), "--json"
+    )
+    assert json.loads(done.stdout)["runs_trained"] == 0
+    assert Store(tmp_path).run_folders()[0].read_record().reused_from == str(undisturbed)
+
+
+def test_killed_half_way_and_resumed_gives_the_same_verdict(
+    world: dict[str, str], plan: Path, undisturbed: Path, tmp_path: Path
+) -> None:
+    """kill -9 on the whole process group once a third of the runs are done."""
+    store = Store(tmp_path / "killed")
+    command = [sys.executable, "-m", "isoflop", "run", str(STUDY), "--plan", str(plan), "--out", str(store.root)]
+    process = subprocess.Popen(command, env=world, start_new_session=True, stderr=subprocess.DEVNULL)
+    enough = len(Store(undisturbed).run_folders()) // 3
+    deadline = time.monotonic() + 120
+    while sum(folder.finished for folder in store.run_folders()) < enough and time.monotonic() < deadline:
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not store.verdict_path.exists(), "the sweep was over before the kill; make it longer"
+    done = isoflop(world, "run", str(STUDY), "--plan", str(plan), "--out", str(store.root), "--resume", "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["runs_trained"] > 0
+    assert verdict_without_times(store.root) == verdict_without_times(undisturbed)
+
+
+def test_a_damaged_run_folder_is_named_and_the_rest_stays(world: dict[str, str], plan: Path, undisturbed: Path) -> None:
+    store = Store(undisturbed)
+    victim = next(folder for folder in store.run_folders() if folder.read_spec().evaluate is not None)
+    whole = victim.measurements_path.read_bytes()
+    victim.measurements_path.write_bytes(whole[: len(whole) // 2] + b"\n")
+    done = isoflop(world, "judge", str(undisturbed), "--study", str(STUDY), "--json")
+    victim.measurements_path.write_bytes(whole)
+    assert done.returncode == 2
+    assert victim.path.name in json.loads(done.stdout)["error"]
+    assert isoflop(world, "judge", str(undisturbed), "--study", str(STUDY), "--json").returncode == 0
+
+
+def test_two_processes_cannot_share_a_folder(world: dict[str, str], undisturbed: Path) -> None:
+    with Store(undisturbed).lock():
+        done = isoflop(world, "run", str(STUDY), "--resume", "--out", str(undisturbed), "--json")
+    assert done.returncode == 2
+    assert "in use by another isoflop process" in json.loads(done.stdout)["error"]
