@@ -532,7 +532,8 @@ _ALL = (
     Family(
         "exponential", "exponential", "y = E + A e^(rate x)", "", ("E", "A", "rate"),
         frozenset({"explosive", "levels off", "no limit"}), "plain",
-        2, (_EXPONENT,), _growth_shapes, _natural_exponential, exponential,
+        2, (_rate("rate", (-300.0, -40.0, -8.0, -2.0, -0.6, 0.6, 2.0, 8.0), (-3000.0, 80.0)),),
+        _growth_shapes, _natural_exponential, exponential,
     ),
     Family(
         "logit", "logistic in log x from 0 to 1", "y = 1 / (1 + (x / x50)^-k)", "Hill 1910", ("x50", "k"),
