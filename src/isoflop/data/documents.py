@@ -28,71 +28,22 @@ from isoflop.records import Exclusion
 Side = Literal["train", "val"]
 
 STDLIB = "stdlib"
-STDLIB_LEFT_OUT = frozenset(
-    {
-        "test",
-        "tests",
-        "encodings",
-        "idlelib",
-        "lib2to3",
-        "distutils",
-        "pydoc_data",
-        "ensurepip",
-        "turtledemo",
-        "site-packages",
-        "dist-packages",
-        "__pycache__",
-    }
-)
+# fmt: off
+STDLIB_LEFT_OUT = frozenset({
+    "test", "tests", "encodings", "idlelib", "lib2to3", "distutils", "pydoc_data", "ensurepip",
+    "turtledemo", "site-packages", "dist-packages", "__pycache__",
+})
+# fmt: on
 """Folders of the standard library that are not read: tests, tables, and what distributions often remove."""
 
-TEXT_ENDINGS = frozenset(
-    {
-        ".txt",
-        ".text",
-        ".md",
-        ".rst",
-        ".tex",
-        ".org",
-        ".adoc",
-        ".py",
-        ".pyi",
-        ".c",
-        ".h",
-        ".cc",
-        ".cpp",
-        ".hpp",
-        ".cu",
-        ".rs",
-        ".go",
-        ".java",
-        ".kt",
-        ".js",
-        ".ts",
-        ".jsx",
-        ".tsx",
-        ".rb",
-        ".php",
-        ".pl",
-        ".lua",
-        ".r",
-        ".jl",
-        ".hs",
-        ".ml",
-        ".scala",
-        ".swift",
-        ".sh",
-        ".sql",
-        ".html",
-        ".htm",
-        ".xml",
-        ".css",
-        ".yaml",
-        ".yml",
-        ".toml",
-        ".ini",
-    }
-)
+# fmt: off
+TEXT_ENDINGS = frozenset({
+    ".txt", ".text", ".md", ".rst", ".tex", ".org", ".adoc", ".py", ".pyi", ".c", ".h", ".cc", ".cpp",
+    ".hpp", ".cu", ".rs", ".go", ".java", ".kt", ".js", ".ts", ".jsx", ".tsx", ".rb", ".php", ".pl", ".lua",
+    ".r", ".jl", ".hs", ".ml", ".scala", ".swift", ".sh", ".sql", ".html", ".htm", ".xml", ".css", ".yaml",
+    ".yml", ".toml", ".ini",
+})
+# fmt: on
 ROW_ENDINGS = frozenset({".jsonl", ".ndjson", ".parquet"})
 PACKED_ENDINGS = frozenset({".gz", ".zst"})
 FOLDERS_LEFT_OUT = frozenset({"__pycache__", "node_modules"})
