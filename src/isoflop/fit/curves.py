@@ -38,6 +38,8 @@ class CurveFits:
     family: Family
     x_ref: Array
     """[B]"""
+    x_range: Array
+    """[B, 2] smallest and largest x with weight."""
     beta: Array
     """[B, L]"""
     nu: Array
@@ -84,7 +86,7 @@ class CurveFits:
         arrays = {
             name: getattr(self, name)[pick]
             for name in (
-                "x_ref", "beta", "nu", "objective", "scaled_gradient", "smallest_curvature",
+                "x_ref", "x_range", "beta", "nu", "objective", "scaled_gradient", "smallest_curvature",
                 "multistart_gap", "at_bound", "num_points",
             )
         }  # fmt: skip
@@ -179,7 +181,8 @@ def fit_curves(
     best = np.argmin(cost_BS, axis=1)
     pick = np.arange(num_B) * num_S + best
     gap = _gap(cost_BS, main.shape[1], target, w_Bn)
-    return _finish(problem.take(pick), state.theta[pick], state.cost[pick], x_ref, gap, w_Bn)
+    x_range = np.stack(_spread_of(x_Bn, w_Bn), axis=1)
+    return _finish(problem.take(pick), state.theta[pick], state.cost[pick], (x_ref, x_range), gap, w_Bn)
 
 
 def _as_batch(x: ArrayLike, y: ArrayLike, weights: ArrayLike | None) -> tuple[Array, Array, Array]:
@@ -395,7 +398,9 @@ def _gap(cost_BS: Array, num_main: int, target: Array, w: Array) -> Array:
     return np.asarray(np.clip((main - check) / scale, 0.0, 1e300))
 
 
-def _finish(problem: _Problem, theta: Array, cost: Array, x_ref: Array, gap: Array, w_Bn: Array) -> CurveFits:
+def _finish(
+    problem: _Problem, theta: Array, cost: Array, x_info: tuple[Array, Array], gap: Array, w_Bn: Array
+) -> CurveFits:
     form = problem.family
     gram, gradient, _norm, held = _normal_equations(problem, theta)
     size = np.sum((problem.root_weight * problem.y) ** 2, axis=1)
@@ -409,7 +414,7 @@ def _finish(problem: _Problem, theta: Array, cost: Array, x_ref: Array, gap: Arr
     at_bound = np.any(on_bound[:, theta.shape[1] - num_K :] | held[:, theta.shape[1] - num_K :], axis=1)
     num_points = (w_Bn > 0).sum(axis=1)
     return CurveFits(
-        form, x_ref, np.array(beta), np.array(nu), cost, scaled_gradient,
+        form, *x_info, np.array(beta), np.array(nu), cost, scaled_gradient,
         np.maximum(curvature, 0.0), gap, at_bound, num_points, problem.relative,
     )  # fmt: skip
 
