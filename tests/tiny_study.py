@@ -25,7 +25,7 @@ NETS = tuple(net(dim) for dim in (4, 6, 8, 12, 16))
 
 def recipe() -> SweepRecipe:
     return SweepRecipe(
-        ladder=NETS,
+        ladders=(NETS,),
         budgets=(3e7, 1e8),
         peak_lr=lambda spec: 0.02,
         lr_rule="constant",

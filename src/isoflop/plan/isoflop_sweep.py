@@ -8,7 +8,6 @@ is trained (`isoflop.train`) and what is concluded (`isoflop.judge`).
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from isoflop.flops.rates import eval_tokens_per_s, flops_per_s
 from isoflop.records import (
     Branch,
     Calibration,
+    Convention,
     CorpusRecord,
     DataSource,
     DataSpec,
@@ -36,7 +36,7 @@ from isoflop.records import (
     ScheduleSpec,
 )
 
-CONVENTION = "matmul-causal"
+CONVENTION: Convention = "matmul-causal"
 SECONDS_PER_RUN = 0.15
 """Building a net, opening its data, writing its records: per run, assumed."""
 PACKING = 0.92
@@ -52,7 +52,8 @@ class SweepRecipe:
     """What a study fixes for all its isoFLOP sweeps, whatever the budget.
 
     Attributes:
-        ladder: nets to choose from, smallest first, equal in vocabulary and context.
+        ladders: nets to choose from, smallest first, equal in vocabulary and context; the finest ladder
+            first, coarser ones for smaller budgets.
         budgets: training FLOPs per rung, ascending ("matmul-causal").
         peak_lr: learning rate of a net; `lr_rule` says it in words.
         expected_optimum: budget -> expected best size in effective parameters (train FLOPs per token / 6).
@@ -61,13 +62,13 @@ class SweepRecipe:
         batch_seqs: sequences per step.
         cooldown: share of a run's steps in the linear cooldown, in (0, 1).
         min_steps: shorter runs are left out: they would be all warm-up.
-        min_sizes: a rung with fewer sizes cannot carry a cubic.
+        min_sizes: a rung with fewer sizes cannot carry a curve and its noise.
         max_epochs: largest number of passes over the corpus.
         objective, score: functions that every run needs.
         num_windows: validation windows per score.
     """
 
-    ladder: tuple[NetSpec, ...]
+    ladders: tuple[tuple[NetSpec, ...], ...]
     budgets: tuple[float, ...]
     peak_lr: Callable[[NetSpec], float]
     lr_rule: str
@@ -80,7 +81,7 @@ class SweepRecipe:
     batch_seqs: int = 4
     cooldown: float = 0.3
     min_steps: int = 100
-    min_sizes: int = 5
+    min_sizes: int = 4
     max_epochs: float = 4.0
     num_windows: int = 512
 
@@ -100,19 +101,20 @@ class Design:
 
     rungs: tuple[tuple[float, tuple[NetSpec, ...]], ...]
     """(budget in FLOPs, nets) in ascending order of budget."""
+    ladder: tuple[NetSpec, ...]
     seeds: tuple[int, ...]
     left_out: tuple[str, ...] = ()
     """Cells near the optimum that are not in the plan, each with its reason."""
 
 
 def sizes_of(
-    recipe: SweepRecipe, budget: float, corpus: CorpusRecord
+    recipe: SweepRecipe, ladder: Sequence[NetSpec], budget: float, corpus: CorpusRecord
 ) -> tuple[tuple[NetSpec, ...], tuple[str, ...]]:
     """The nets of one rung, and the sentences about those that had to stay out."""
     optimum = recipe.expected_optimum(budget)
     nets: list[NetSpec] = []
     left_out: list[str] = []
-    for net in recipe.ladder:
+    for net in ladder:
         size = recipe.effective_parameters(net)
         if not optimum / recipe.reach_below <= size <= optimum * recipe.reach_above:
             continue
@@ -135,7 +137,7 @@ def design_runs(
 ) -> tuple[PlannedRun, ...]:
     """Every run of a design: for each size and seed the trunk, then its branches by budget."""
     runs: list[PlannedRun] = []
-    for net in recipe.ladder:
+    for net in design.ladder:
         budgets = [budget for budget, nets in design.rungs if net in nets]
         if not budgets:
             continue
@@ -252,26 +254,34 @@ def _child_seconds(run: PlannedRun, runs: Sequence[PlannedRun]) -> list[float]:
 
 
 def candidate_designs(recipe: SweepRecipe, corpus: CorpusRecord, seeds: int | None) -> Iterator[Design]:
-    """Designs in the order in which they are preferred: the highest top budget first, then more seeds.
+    """Designs in the order in which they are preferred: the highest top budget, then seeds, then sizes.
 
-    Up to five rungs are kept below the top; two are the least that can show a trend.
+    Up to five rungs are kept below the top; two are the least that can show a trend, and two seeds the
+    least that can show the noise.
     """
-    rungs = []
-    left_out: list[str] = []
-    for budget in recipe.budgets:
-        nets, outside = sizes_of(recipe, budget, corpus)
-        left_out.extend(outside)
-        rungs.append((budget, nets) if len(nets) >= recipe.min_sizes else None)
-    for top in range(len(rungs) - 1, 0, -1):
-        chosen = list(itertools.takewhile(lambda rung: rung is not None, reversed(rungs[: top + 1])))[:5]
-        if len(chosen) < 2:
-            continue
+    for top in range(len(recipe.budgets) - 1, 0, -1):
         for count in (seeds,) if seeds is not None else (3, 2):
-            yield Design(
-                rungs=tuple(rung for rung in reversed(chosen) if rung is not None),
-                seeds=tuple(range(count)),
-                left_out=tuple(left_out),
-            )
+            for ladder in recipe.ladders:
+                design = _design(recipe, ladder, top, count, corpus)
+                if design is not None:
+                    yield design
+
+
+def _design(
+    recipe: SweepRecipe, ladder: tuple[NetSpec, ...], top: int, num_seeds: int, corpus: CorpusRecord
+) -> Design | None:
+    """The rungs from this top downwards, as far as each has sizes enough; None with fewer than two."""
+    rungs: list[tuple[float, tuple[NetSpec, ...]]] = []
+    left_out: list[str] = []
+    for budget in reversed(recipe.budgets[max(0, top - 4) : top + 1]):
+        nets, outside = sizes_of(recipe, ladder, budget, corpus)
+        if len(nets) < recipe.min_sizes:
+            break
+        rungs.insert(0, (budget, nets))
+        left_out.extend(outside)
+    if len(rungs) < 2:
+        return None
+    return Design(rungs=tuple(rungs), ladder=ladder, seeds=tuple(range(num_seeds)), left_out=tuple(left_out))
 
 
 def plan_isoflop_sweep(

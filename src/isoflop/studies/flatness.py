@@ -16,10 +16,13 @@ from isoflop.studies.study import CorpusRequest, Study
 
 QUESTION = "How flat is the bottom of the isoFLOP curve, and where is it?"
 
-WIDTH_AND_DEPTH = (
-    (12, 2), (16, 2), (20, 2), (24, 2), (32, 2), (40, 2), (48, 2), (64, 2),
-    (80, 2), (96, 3), (128, 4), (160, 4), (192, 5), (256, 6),
+FINE = (
+    (12, 2), (16, 2), (20, 2), (24, 2), (32, 2), (40, 2), (48, 2), (64, 2), (80, 2),
+    (96, 2), (96, 3), (112, 3), (128, 4), (160, 4), (192, 5), (256, 6),
 )  # fmt: skip
+"""Width and depth of the nets, in steps of about 1.4 in size."""
+COARSE = tuple(shape for shape in FINE if shape not in {(20, 2), (40, 2), (80, 2), (96, 3)})
+"""In steps of about 1.8, for smaller budgets."""
 BUDGETS = (3e10, 1e11, 3e11, 1e12, 3e12, 1e13)
 
 RULE = DecisionRule(
@@ -30,7 +33,13 @@ RULE = DecisionRule(
         "budget whose fit is accepted: supported when the 95 % interval lies wholly on its side of the threshold, "
         "contradicted when wholly on the other, else it cannot be told. The first statement is the verdict."
     ),
-    parameters={"eps": 0.01, "level": 0.95, "order_of_magnitude": 10.0, "half_size": 2.0, "exponent_within": 0.1},
+    parameters={
+        "eps": 0.01,
+        "level": 0.95,
+        "order_of_magnitude": 10.0,
+        "half_size": 2.0,
+        "exponent_within": 0.1,
+    },
     statements=(
         "Within 1 % of the lowest loss, the model may be an order of magnitude smaller or larger than the optimum.",
         "A model of half the optimal size, at the same compute, loses at most 1 % in loss.",
@@ -73,14 +82,18 @@ def expected_loss(budget: float, size: float) -> Estimate:
     bottom = 3.03 * (budget / 1e12) ** -0.082
     value = bottom * (1 + 0.029 * log(size / expected_optimum(budget)) ** 2)
     return Estimate(
-        value=value, unit="nats/token", lo=value - 0.2, hi=value + 0.2, method="belief from a pilot of one seed"
+        value=value,
+        unit="nats/token",
+        lo=value - 0.2,
+        hi=value + 0.2,
+        method="belief from a pilot of one seed",
     )
 
 
 def recipe() -> SweepRecipe:
     """What every sweep of this study fixes."""
     return SweepRecipe(
-        ladder=tuple(net(*shape) for shape in WIDTH_AND_DEPTH),
+        ladders=tuple(tuple(net(*shape) for shape in ladder) for ladder in (FINE, COARSE)),
         budgets=BUDGETS,
         peak_lr=peak_lr,
         lr_rule="0.010 x (48 / width)^0.75, near-optimal in a pilot at widths 24 to 96 and not tested beyond",
