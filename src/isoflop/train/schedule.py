@@ -48,5 +48,6 @@ def check(schedule: ScheduleSpec) -> None:
     start = schedule.decay_start_step
     if start is not None and not schedule.warmup_steps <= start <= schedule.num_steps:
         raise ValueError(
-            f"the cooldown starts at step {start}, outside warm-up ({schedule.warmup_steps}) and end ({schedule.num_steps})"
+            f"the cooldown starts at step {start}, outside warm-up ({schedule.warmup_steps}) and "
+            f"end ({schedule.num_steps})"
         )
