@@ -10,7 +10,7 @@ import math
 
 import numpy as np
 import torch
-from scipy import stats
+from scipy.special import stdtrit
 from torch import nn
 
 from isoflop.data.windows import ValidationWindows
@@ -80,7 +80,7 @@ def _half_interval(group_nats: np.ndarray, group_tokens: np.ndarray) -> float | 
     share = group_tokens / group_tokens.sum()
     deviations = share * (group_nats - share @ group_nats)
     error = math.sqrt(count / (count - 1) * float(deviations @ deviations))
-    return float(stats.t.ppf(0.975, count - 1)) * error
+    return float(stdtrit(count - 1, 0.975)) * error
 
 
 def _estimate(value: float, half: float | None, unit: str, method: str) -> Estimate:
