@@ -2,15 +2,19 @@
 
 An objective or a score enters a `RunSpec` as ``module:function`` with the hash of its source, so that an
 edited function makes another run. The source is read from the module's file, so planning never loads what
-the function needs (torch, say). It is resolved to the function itself in `isoflop.train.build` alone.
+the function needs (torch, say). `resolve` makes the function of it, in the process that runs it.
 """
 
 from __future__ import annotations
 
 import ast
+import functools
 import hashlib
+import importlib
 import importlib.util
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from isoflop.records import FunctionRef, Scalar
 
@@ -50,3 +54,20 @@ def _file_of(module: str, path: str) -> Path:
     if spec is None or spec.origin is None or not spec.origin.endswith(".py"):
         raise RefError(f"{path}: no Python module {module!r}; write it as package.module:function")
     return Path(spec.origin)
+
+
+def resolve(ref: FunctionRef) -> Callable[..., Any]:
+    """The function itself, with its options bound.
+
+    Raises:
+        RefError: it is gone, or its source is no longer what the run was planned with.
+    """
+    found = source_sha256(ref.path)
+    if found != ref.source_sha256:
+        raise RefError(
+            f"{ref.path} has changed since this run was planned (code {found[:8]}, planned {ref.source_sha256[:8]}): "
+            "plan again, or go back to the code of the plan"
+        )
+    module, _, name = ref.path.partition(":")
+    function = getattr(importlib.import_module(module), name)
+    return functools.partial(function, **ref.options) if ref.options else function
