@@ -57,15 +57,6 @@ def size_fed_by(law: ChinchillaLaw, tokens: Real) -> Real:
     return np.power(law.G, 1.0 + law.a / law.b) * np.power(tokens, law.a / law.b)
 
 
-class _Slope(NamedTuple):
-    """The two reducible terms at some log N, and how fast each one changes with it."""
-
-    size: np.ndarray
-    data: np.ndarray
-    size_falls: np.ndarray
-    data_rises: np.ndarray
-
-
 @dataclass(frozen=True, kw_only=True)
 class Terrain:
     """Loss over model size at one budget.
@@ -134,29 +125,28 @@ class Terrain:
     def _valley(self) -> np.ndarray:
         """log N of the optimum: where the size term falls as fast as the data term rises."""
 
-        def tilt(at: np.ndarray) -> np.ndarray:
-            slope = self._slope(at)
-            with np.errstate(divide="ignore"):
-                return np.log(slope.data_rises) - np.log(slope.size_falls)
-
         start = np.log(self.law.optimum(self.flops).N)
         top = self._top()
-        return bisect(tilt, np.minimum(start, top) - 40.0, np.minimum(start + 40.0, top))
+        return bisect(self._tilt, np.minimum(start, top) - 40.0, np.minimum(start + 40.0, top))
 
-    def _slope(self, x: np.ndarray) -> _Slope:
+    def _tilt(self, x: np.ndarray) -> np.ndarray:
+        """Log of how fast the data term rises over how fast the size term falls, at log N = x.
+
+        In logs throughout: far from the optimum both are smaller than the smallest float.
+        """
         law, N = self.law, np.exp(x)
         trained = np.asarray(self.flops) / (law.k * N)
         D = np.maximum(trained - SERVE_FLOPS / law.k * self.serve_tokens, 1e-300)
-        N_worth, D_worth, N_gain, D_gain = N, D, 1.0, 1.0
+        N_worth, D_worth, log_N_gain, log_D_gain = N, D, 0.0, 0.0
         if self.unique_tokens is not None:
             fed = size_fed_by(law, self.unique_tokens)
             N_worth = saturated(N, fed, R_N)
             D_worth = saturated(D, self.unique_tokens, R_D)
-            N_gain = N * np.exp(-np.maximum(N / fed - 1.0, 0.0) / R_N) / N_worth
-            D_gain = D * np.exp(-np.maximum(D / self.unique_tokens - 1.0, 0.0) / R_D) / D_worth
-        size = law.A * np.power(N_worth, -law.alpha)
-        data = law.B * np.power(D_worth, -law.beta)
-        return _Slope(size, data, law.alpha * size * N_gain, law.beta * data * D_gain * trained / D)
+            log_N_gain = np.log(N / N_worth) - np.maximum(N / fed - 1.0, 0.0) / R_N
+            log_D_gain = np.log(D / D_worth) - np.maximum(D / self.unique_tokens - 1.0, 0.0) / R_D
+        falls = np.log(law.alpha * law.A) - law.alpha * np.log(N_worth) + log_N_gain
+        rises = np.log(law.beta * law.B) - law.beta * np.log(D_worth) + log_D_gain + np.log(trained / D)
+        return rises - falls
 
 
 def loss(law: ChinchillaLaw, N: Real, D: Real, unique_tokens: float | None = None) -> Real:
