@@ -282,20 +282,25 @@ class RunSpec(Record, frozen=True, kw_only=True):
         return self.train_flops.flops * (self.num_steps - self.start_step) / self.num_steps
 
     def fingerprint(self) -> str:
-        """64 hex digits of the identity: net, data, order, seed, schedule, functions' hashes."""
-        identity = msgspec.to_builtins(self)
+        """64 hex digits of the identity: net, data, order, seed, schedule, functions' hashes.
+
+        A number counts as its field's type says: ``weight_decay=0`` and ``0.0`` are one run, also after the
+        spec has been to disk and back.
+        """
+        identity = msgspec.to_builtins(msgspec.convert(_to_plain(self), type(self)))
         for field in self.NOT_IDENTITY:
             identity.pop(field)
         for source in identity["data"]["sources"]:
             source.pop("source")
+            source.pop("tokenizer")  # it may be a path; its hash stays
         identity["record"] = f"RunSpec/{self.SCHEMA}"
         return sha256_json(identity)
 
     @property
     def folder(self) -> str:
         """Name of the run's folder: its words and the first eight digits of its fingerprint."""
-        words = "".join(ch if ch.isalnum() or ch in "._" else "-" for ch in self.name).strip("-")
-        return f"{words}-{self.fingerprint()[:8]}"
+        words = "".join(ch if ch.isalnum() or ch in "._" else "-" for ch in self.name).strip("-.")
+        return f"{words[:60] or 'run'}-{self.fingerprint()[:8]}"
 
 
 # ----------------------------------------------------------------------- what is known beforehand
@@ -673,7 +678,11 @@ _RECORDS: dict[str, type[Record]] = {
 }
 
 MIGRATIONS: dict[tuple[str, int], Callable[[dict[str, Any]], dict[str, Any]]] = {}
-"""(record, version) -> function that brings a mapping of that version to the next one."""
+"""(record, version) -> function that brings a mapping of that version to the next one.
+
+Only the outermost record of a file says its version. When a record changes that others contain, each of
+those gets a new version too, and a migration that reaches into it.
+"""
 
 
 def sha256_json(value: Any) -> str:
@@ -690,9 +699,10 @@ def schema_of(cls: type[Record]) -> str:
 def to_mapping(record: Record) -> dict[str, Any]:
     """The record as JSON-ready mapping with its ``schema`` field first.
 
-    Raises RecordError when a number in it is not finite: undefined is None with a reason.
+    NumPy's scalars become plain numbers. Raises RecordError when a number in it is not finite (undefined is
+    None with a reason), or a value is of a kind that JSON does not have.
     """
-    mapping = {"schema": schema_of(type(record)), **msgspec.to_builtins(record)}
+    mapping = {"schema": schema_of(type(record)), **_to_plain(record)}
     _refuse_non_finite(mapping, type(record).__name__)
     return mapping
 
@@ -725,15 +735,19 @@ def decode(data: bytes | str | Mapping[str, Any], cls: type[R], *, where: str = 
     schema = str(mapping.pop("schema", ""))
     name, _, version_text = schema.removeprefix("isoflop.").partition("/")
     if name != cls.__name__ or not version_text.isdigit():
-        raise RecordError(f"{where}: expected schema {schema_of(cls)!r}, found {schema!r}")
+        what = f"a {name}" if name in _RECORDS else "no file of isoflop's" if not schema else f"{schema!r}"
+        raise RecordError(f"{where}: expected {schema_of(cls)!r}, but this is {what}")
     version = int(version_text)
     if version > cls.SCHEMA:
         raise RecordError(
             f"{where}: {schema} was written by a newer isoflop; this one reads up to {schema_of(cls)}"
         )
     while version < cls.SCHEMA:
+        if (name, version) not in MIGRATIONS:
+            raise RecordError(f"{where}: {name}/{version} is too old to be read; make the file again")
         mapping = MIGRATIONS[name, version](mapping)
         version += 1
+    _refuse_non_finite(mapping, f"{where}: {name}")
     try:
         return msgspec.convert(mapping, cls)
     except msgspec.ValidationError as error:
@@ -743,6 +757,24 @@ def decode(data: bytes | str | Mapping[str, Any], cls: type[R], *, where: str = 
 def read(path: Path, cls: type[R]) -> R:
     """Read a record from a file; errors name the file."""
     return decode(path.read_bytes(), cls, where=str(path))
+
+
+def _to_plain(record: Record) -> dict[str, Any]:
+    """The record's fields as plain Python values."""
+    try:
+        plain: dict[str, Any] = msgspec.to_builtins(record, enc_hook=_plain_scalar)
+    except (TypeError, NotImplementedError) as error:
+        raise RecordError(
+            f"{type(record).__name__}: {error}; records hold numbers, text and tuples"
+        ) from None
+    return plain
+
+
+def _plain_scalar(value: Any) -> Any:
+    """NumPy's scalars as Python's; anything else stays refused."""
+    if type(value).__module__ == "numpy" and getattr(value, "ndim", None) == 0:
+        return value.item()
+    raise NotImplementedError(f"cannot store a {type(value).__name__}")
 
 
 def _refuse_non_finite(value: Any, where: str) -> None:

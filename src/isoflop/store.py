@@ -15,11 +15,11 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import secrets
 import shutil
-import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import filelock
 import msgspec
@@ -48,29 +48,38 @@ def write_atomic(path: Path, data: bytes | str) -> None:
 
     Raises StoreError when the disk is full or the folder cannot be written; the old file stays.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    payload = data.encode() if isinstance(data, str) else data
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    with replacing(path) as file:
+        file.write(data.encode() if isinstance(data, str) else data)
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """A new file beside `path` to write into, which takes its place when the block ends well.
+
+    When the block raises, or the process is killed, the old file stays. Raises StoreError for what the
+    operating system refuses.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}")
     try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(payload)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("xb") as file:
+            yield file
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError as error:
+        raise _cannot_write(path, error) from error
+    finally:
         with contextlib.suppress(OSError):
-            os.unlink(temporary)
-        raise StoreError(
-            f"cannot write {path}: {error.strerror or error}; free some space and resume"
-        ) from error
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)
-        raise
+            temporary.unlink(missing_ok=True)
+
+
+def _cannot_write(path: Path, error: OSError) -> StoreError:
+    return StoreError(f"cannot write {path}: {error.strerror or error}; free some space and resume")
 
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
-    """All complete lines of a JSONL file; a line cut short at the very end by a kill is left out.
+    """All complete rows of a JSONL file; a row cut short at the very end by a kill is left out.
 
     Raises RecordError for a damaged line anywhere else.
     """
@@ -81,29 +90,55 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
-        try:
-            rows.append(json.loads(line))
-        except ValueError:
+        row = _row_or_none(line)
+        if row is None:
             if number == len(lines):  # no newline after it: the writer was killed in this line
                 break
-            raise RecordError(
-                f"{path}:{number}: not valid JSON; delete the run folder to train it again"
-            ) from None
+            raise RecordError(f"{path}:{number}: not a JSON object; delete the run folder to train it again")
+        rows.append(row)
     return rows
 
 
+def _row_or_none(line: bytes) -> dict[str, Any] | None:
+    try:
+        row = json.loads(line)
+    except ValueError:
+        return None
+    return row if isinstance(row, dict) else None
+
+
 class JsonlWriter:
-    """Appends rows to one JSONL file; the only writer of it."""
+    """Appends rows to one JSONL file; the only writer of it.
+
+    Opening it removes a last row that a kill cut short, so that the next row does not run into it.
+    """
 
     def __init__(self, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
         self.path = path
-        self._file = path.open("ab")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            _mend_last_row(path)
+            self._file = path.open("ab", buffering=0)
+        except OSError as error:
+            raise _cannot_write(path, error) from error
 
     def write(self, row: dict[str, Any]) -> None:
-        """Append one row and hand it to the operating system."""
-        self._file.write(json.dumps(row, separators=(",", ":"), allow_nan=False).encode() + b"\n")
-        self._file.flush()
+        """Append one row and hand it to the operating system.
+
+        Raises:
+            RecordError: a number that is not finite, or a value that JSON does not have.
+            StoreError: the disk is full; the rows before this one stay readable.
+        """
+        try:
+            line = json.dumps(row, separators=(",", ":"), allow_nan=False).encode() + b"\n"
+        except (TypeError, ValueError) as error:
+            raise RecordError(f"{self.path}: {error}; store null with a reason instead") from None
+        try:
+            written = self._file.write(line)
+        except OSError as error:
+            raise _cannot_write(self.path, error) from error
+        if written != len(line):
+            raise StoreError(f"cannot write {self.path}: the disk is full; free some space and resume")
 
     def close(self) -> None:
         self._file.close()
@@ -113,6 +148,21 @@ class JsonlWriter:
 
     def __exit__(self, *exc: object) -> None:
         self.close()
+
+
+def _mend_last_row(path: Path) -> None:
+    """End the file after its last complete row."""
+    if not path.exists():
+        return
+    with path.open("r+b") as file:
+        data = file.read()
+        if not data or data.endswith(b"\n"):
+            return
+        start = data.rfind(b"\n") + 1
+        if _row_or_none(data[start:]) is None:
+            file.truncate(start)
+        else:
+            file.write(b"\n")  # complete but for its end
 
 
 class RunFolder:
@@ -227,14 +277,16 @@ class Store:
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
         """Hold the folder for one process at a time. Raises StoreError when another one holds it."""
-        self.root.mkdir(parents=True, exist_ok=True)
         lock = filelock.FileLock(self.root / ".lock")
         try:
+            self.root.mkdir(parents=True, exist_ok=True)
             lock.acquire(timeout=0)
         except filelock.Timeout:
             raise StoreError(
                 f"{self.root} is in use by another isoflop process; wait for it or use another --out"
             ) from None
+        except OSError as error:
+            raise _cannot_write(self.root, error) from error
         try:
             yield
         finally:

@@ -16,8 +16,8 @@ import contextlib
 import hashlib
 import json
 import os
+import secrets
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -285,8 +285,8 @@ def _make(found: TextSource, tokenizer_name: str, cache: Path, say: Progress) ->
     rule = _choose_rule(survey, found.named_split)
     tokenizer = _get_tokenizer(tokenizer_name, found, survey, rule, say)
     corpora = cache / "corpora"
-    corpora.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=corpora, prefix=".making-"))
+    temporary = corpora / f".making-{os.getpid()}-{secrets.token_hex(4)}"
+    temporary.mkdir(parents=True)
     try:
         say(f"tokenizing {sum(item.num_bytes for item in survey) / 1e6:.1f} MB with {tokenizer_name}")
         counts = _write_tokens(temporary, found, survey, rule, tokenizer)

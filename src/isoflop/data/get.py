@@ -7,20 +7,18 @@ and only then moved into it. Without a network the error says which file to put 
 
 from __future__ import annotations
 
-import contextlib
 import difflib
 import hashlib
 import http.client
-import os
-import tempfile
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
 from isoflop.data.corpus import default_cache_dir
 from isoflop.data.documents import DataError
+from isoflop.store import replacing
 
 TIMEOUT_S = 30.0
 _CHUNK = 1 << 16
@@ -118,6 +116,7 @@ def get(name: str, into: Path | None = None) -> Path:
     Raises:
         ValueError: unknown name.
         DataError: no network, a cut transfer or a wrong checksum; it says where to put the file by hand.
+        StoreError: the folder cannot be written.
     """
     return fetch(find(name), into)
 
@@ -132,36 +131,28 @@ def fetch(item: PublicData, into: Path | None = None, *, timeout_s: float = TIME
         raise DataError(
             f"{path} is not {item.name}: its sha256 is {found}, not {item.sha256}; move it away and try again"
         )
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    except OSError as error:
-        raise DataError(f"cannot write to {path.parent}: {error.strerror or error}") from error
-    try:
-        with os.fdopen(handle, "wb") as file:
-            _download(item, file, timeout_s, path)
-        found = _sha256(Path(temporary))
-        if found != item.sha256:
+    digest = hashlib.sha256()
+    with replacing(path) as file:
+        for chunk in _download(item, timeout_s, path):
+            file.write(chunk)
+            digest.update(chunk)
+        if digest.hexdigest() != item.sha256:
             raise DataError(
-                f"what {item.url} holds has sha256 {found}, not {item.sha256}: it was cut short or changed, "
-                f"and was not kept. {_by_hand(item, path)}"
+                f"what {item.url} holds has sha256 {digest.hexdigest()}, not {item.sha256}: it was cut short or "
+                f"changed, and was not kept. {_by_hand(item, path)}"
             )
-        os.replace(temporary, path)
-    finally:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)
     return path
 
 
-def _download(item: PublicData, file: BinaryIO, timeout_s: float, path: Path) -> None:
-    """Copy the bytes; more than twice what is expected is not read."""
+def _download(item: PublicData, timeout_s: float, path: Path) -> Iterator[bytes]:
+    """The bytes at the address; more than twice what is expected is not read."""
     request = urllib.request.Request(item.url, headers={"User-Agent": "isoflop"})
     received = 0
     try:
         with urllib.request.urlopen(request, timeout=timeout_s) as answer:
             while received <= 2 * item.num_bytes and (chunk := answer.read(_CHUNK)):
-                file.write(chunk)
                 received += len(chunk)
+                yield chunk
     except (OSError, http.client.HTTPException) as error:
         if isinstance(error, urllib.error.HTTPError):
             error.close()  # it holds the connection
