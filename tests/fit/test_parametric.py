@@ -17,7 +17,7 @@ from isoflop.fit.parametric_newton import (
     _newton_step,
     minimise,
 )
-from isoflop.fit.parametric_starts import projected_starts
+from isoflop.fit.parametric_starts import descend_by_projection
 from isoflop.laws.chinchilla import BESIROGLU, ChinchillaLaw
 
 TRUTH = ChinchillaLaw(E=1.8, A=480.0, B=2100.0, alpha=0.35, beta=0.37)
@@ -186,7 +186,10 @@ def test_bounds_hold_a_parameter_and_release_the_others():
     points, t = Points(np.log(N), np.log(D)), np.log(loss)[None]
     bounds = Bounds.around(t)
     tight = Bounds(bounds.lo, np.where(np.arange(5) == 3, 0.3, bounds.hi))
-    start = projected_starts(points, t, np.ones_like(t))[0][[12]]
+    work = Workspace(1, len(N), np.float32)
+    start = descend_by_projection(
+        points, t, np.ones_like(t), np.array([[0.45, 0.45]]), ResidualLoss("squares"), tight, work
+    )
     found = minimise(points, t, np.ones_like(t), start, ResidualLoss("squares"), tight, max_iterations=200)
     assert found.theta[0, 3] == 0.3
     assert found.bounded[0]

@@ -34,7 +34,7 @@ from isoflop.fit.parametric_newton import (
     Workspace,
     minimise,
 )
-from isoflop.fit.parametric_starts import LinearPrediction, descend_by_projection, projected_starts
+from isoflop.fit.parametric_starts import LinearPrediction, descend_by_projection, start_exponents
 from isoflop.laws.chinchilla import ChinchillaLaw
 from isoflop.records import Certificate, Estimate, Exclusion, Fit
 
@@ -46,7 +46,11 @@ GAP = 1e-9
 """A replicate is certified when the predicted relative gap to its optimum is at most this."""
 LAD_DELTA = 1e-7
 """Least absolute deviations is the limit of small delta; it is approached tenfold at a time down to here."""
+ARRIVED = 0.1
+"""A start within this of a certified optimum, in every coordinate of theta, has arrived there."""
 _CHUNK_ELEMENTS = 160_000
+AUDIT_CHUNKS = 2
+"""Chunks that an audit takes at once: its tail of slow starts is short, and shared by more rows."""
 
 
 class Replicates(NamedTuple):
@@ -338,22 +342,61 @@ class _Engine:
         reached = int(np.sum(solutions.objective <= lowest * (1 + GAP) + 1e-25))
         return _rows(solutions, np.array([best])), reached
 
-    def multistart(self, targets: Array, weights: Array) -> Solution:
-        """All starts of each row, B rows of 25 in a row: [B or 1, n] -> Solution of 25 B rows."""
-        starts = projected_starts(self.points, targets, weights)
-        num_starts = starts.shape[1]
-        theta = np.clip(starts.reshape(-1, 5), self.bounds.lo, self.bounds.hi)
+    def multistart(self, targets: Array, weights: Array, near: Solution | None = None) -> Solution:
+        """All starts of each row, B rows of 25 in a row: [B or 1, n] -> Solution of 25 B rows.
+
+        With `near`, the known optima of the B rows, a start that arrives next to its row's optimum takes
+        that optimum over instead of walking the last steps again.
+        """
+        grid = start_exponents()
+        num_rows, num_starts = max(len(targets), len(weights)), len(grid)
+        exponents = np.tile(grid, (num_rows, 1))
         targets, weights = (
             array if len(array) == 1 else np.repeat(array, num_starts, axis=0) for array in (targets, weights)
         )
-        work = Workspace(len(theta), len(self.points))
+        half = Workspace(len(exponents), len(self.points), np.float32)
         theta = descend_by_projection(
-            self.points, targets, weights, theta, self.stages[0], self.bounds, work, iterations=10
+            self.points, targets, weights, exponents, self.stages[0], self.bounds, half
         )
-        return self._through_stages(targets, weights, theta, work, max_iterations=200)
+        if near is None or len(self.stages) > 1:
+            return self._through_stages(targets, weights, theta, None, max_iterations=200)
+        return self._arrive(targets, weights, theta, near, half)
+
+    def _arrive(
+        self, targets: Array, weights: Array, theta: Array, near: Solution, half: Workspace
+    ) -> Solution:
+        """Walk starts towards the known optima of their rows; those that end elsewhere go on to their own end.
+
+        First at no cost, then by Newton's method in single precision, and in double precision for the rest.
+        """
+        num_starts = len(theta) // len(near.theta)
+        known = _rows(near, np.repeat(np.arange(len(near.theta)), num_starts))
+        rest = np.arange(len(theta))
+        for steps in (0, 12):
+            t, w = (array if len(array) == 1 else array[rest] for array in (targets, weights))
+            reached = minimise(
+                self.points,
+                t,
+                w,
+                theta[rest],
+                self.rho,
+                self.bounds,
+                work=half,
+                max_iterations=steps,
+                tolerance=1e-4,
+            )
+            theta[rest] = reached.theta
+            rest = rest[~_arrived(reached, _rows(known, rest))]
+            if not len(rest):
+                return known
+        t, w = (array if len(array) == 1 else array[rest] for array in (targets, weights))
+        found = self._through_stages(t, w, theta[rest], None, max_iterations=200)
+        for mine, theirs in zip(known, found, strict=True):
+            mine[rest] = theirs
+        return known
 
     def _through_stages(
-        self, targets: Array, weights: Array, theta: Array, work: Workspace, max_iterations: int
+        self, targets: Array, weights: Array, theta: Array, work: Workspace | None, max_iterations: int
     ) -> Solution:
         for stage in self.stages[:-1]:
             theta = minimise(
@@ -419,13 +462,13 @@ class _Engine:
     def _improve(self, part: Solution, block: Block, rows: Array) -> Array:
         """Refit rows from 25 starts and keep what is better; returns the relative gaps closed, [len(rows)]."""
         closed = np.zeros(len(rows))
-        per_chunk = max(1, self.rows // 25)
+        per_chunk = max(1, AUDIT_CHUNKS * self.rows // 25)
         for low in range(0, len(rows), per_chunk):
             chosen = rows[low : low + per_chunk]
             targets, weights = (
                 array if len(array) == 1 else array[chosen] for array in (block.targets, block.weights)
             )
-            found = self.multistart(targets, weights)
+            found = self.multistart(targets, weights, near=_rows(part, chosen))
             objective = np.where(np.isfinite(found.objective), found.objective, np.inf).reshape(-1, 25)
             best = np.argmin(objective, axis=1) + 25 * np.arange(len(chosen))
             old = part.objective[chosen]
@@ -435,6 +478,14 @@ class _Engine:
                 mine[chosen[better]] = theirs[best[better]]
             closed[low : low + per_chunk] = gap
         return closed
+
+
+def _arrived(reached: Solution, known: Solution) -> Array:
+    """Rows that are next to their certified optimum, and not below it, [B] booleans."""
+    near = np.abs(reached.theta - known.theta).max(axis=1) < ARRIVED
+    level = np.abs(reached.objective / np.maximum(known.objective, 1e-300) - 1) < 0.02
+    certified = (known.gap <= GAP) & (known.curvature > 0)
+    return near & level & certified & (reached.objective > (1 - 1e-4) * known.objective)
 
 
 def _rows(solution: Solution, rows: Array) -> Solution:

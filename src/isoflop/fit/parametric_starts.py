@@ -19,7 +19,6 @@ from isoflop.fit.parametric_newton import (
     Points,
     ResidualLoss,
     Workspace,
-    _evaluate,
     _Evaluation,
     _newton_step,
     _residual_terms,
@@ -29,90 +28,180 @@ EXPONENTS = (0.1, 0.25, 0.45, 0.75, 1.2)
 """Grid of alpha and of beta for the variable-projection starts; published fits lie within it."""
 
 
-def projected_starts(points: Points, targets: Array, weights: Array) -> Array:
-    """theta of the variable-projection starts, [B, S, 5] with S = 25.
+class _Projection:
+    """One table's columns for the descent by projection; arithmetic in the workspace's precision."""
 
-    Args:
-        points: n points.
-        targets: log losses, [1, n] or [B, n].
-        weights: [1, n] or [B, n].
+    def __init__(
+        self, points: Points, targets: Array, weights: Array, rho: ResidualLoss, work: Workspace
+    ) -> None:
+        self.a_rows, self.b_rows, self.x_moments, self.y_moments, self.xy_moments, self.one = points.columns(
+            work.dtype
+        )
+        self.inverse = np.exp(-targets).astype(work.dtype)
+        self.weights = weights.astype(work.dtype)
+        self.rho, self.work = rho, work
 
-    Solves min sum_i w_i ((E + A u_i + B v_i) / L_i - 1)^2 over E, A, B >= 0 by trying the seven sets of
-    terms that may be active. A term that comes out as zero starts at a thousandth of the mean loss.
-    """
-    loss = np.exp(targets)
-    w2, w1 = weights / loss**2, weights / loss
-    num_rows = max(len(targets), len(weights))
-    starts = np.empty((num_rows, len(EXPONENTS) ** 2, NUM_PARAMETERS))
-    floor = 1e-3 * np.mean(loss, axis=1)
-    grid = [(alpha, beta) for alpha in EXPONENTS for beta in EXPONENTS]
-    for index, (alpha, beta) in enumerate(grid):
-        terms = np.stack([np.ones(len(points)), np.exp(-alpha * points.x), np.exp(-beta * points.y)])
-        products = (terms[:, None] * terms[None]).reshape(9, -1)
-        normal = (w2 @ products.T).reshape(-1, 3, 3)
-        scale = np.maximum(_non_negative_least_squares(normal, w1 @ terms.T), floor[:, None])
-        starts[:, index, :3] = np.log(scale)
-        starts[:, index, 3:] = alpha, beta
-    return starts
+    def project(self, exponents: Array, omega: Array) -> tuple[Array, Array, Array, Array, Array]:
+        """At given exponents: (E, A, B) [B, 3], F, new reweighting [B, n], and the Gauss-Newton g, H of all five.
 
+        Residuals are relative, L_model / L - 1, so that every sum is a moment of omega / L^2 times powers of
+        u = exp(-alpha x) and v = exp(-beta y).
+        """
+        u, v, w1, wu, wv, prod, new = self.work.take(len(exponents))
+        np.multiply(exponents[:, :1], self.a_rows[1], out=u)
+        np.multiply(exponents[:, 1:], self.b_rows[1], out=v)
+        np.exp(u, out=u)
+        np.exp(v, out=v)
+        np.multiply(omega, self.inverse, out=w1)
+        s_w1 = w1 @ self.one
+        w1_u = (np.multiply(w1, u, out=prod) @ self.x_moments).T
+        w1_v = (np.multiply(w1, v, out=prod) @ self.y_moments).T
+        w1 *= self.inverse
+        s_w = w1 @ self.one
+        np.multiply(w1, u, out=wu)
+        np.multiply(w1, v, out=wv)
+        w_u, w_v = (wu @ self.x_moments).T, (wv @ self.y_moments).T
+        w_uv = (np.multiply(wu, v, out=prod) @ self.xy_moments).T
+        wu *= u
+        wv *= v
+        w_uu, w_vv = (wu @ self.x_moments).T, (wv @ self.y_moments).T
+        normal = np.empty((len(exponents), 3, 3))
+        normal[:, 0, 0], normal[:, 1, 1], normal[:, 2, 2] = s_w, w_uu[0], w_vv[0]
+        normal[:, 0, 1] = normal[:, 1, 0] = w_u[0]
+        normal[:, 0, 2] = normal[:, 2, 0] = w_v[0]
+        normal[:, 1, 2] = normal[:, 2, 1] = w_uv[0]
+        scale = _non_negative_least_squares(normal, np.stack([s_w1, w1_u[0], w1_v[0]], axis=1))
+        E, A, B = np.maximum(scale, self.floor).astype(self.work.dtype).T
+        g, H = self._gauss_newton(E, A, B, s_w, s_w1, w_u, w_v, w_uu, w_uv, w_vv, w1_u, w1_v)
+        F = self._reweight(np.stack([E, A, B]), u, v, prod, new)
+        return np.stack([E, A, B], axis=1), F, new, g, H
 
-def _project(points: Points, theta: Array, targets: Array, omega: Array) -> Array:
-    """E, A, B of each row by weighted least squares on relative residuals, exponents kept: [B, 5] -> [B, 5]."""
-    u = np.exp(-theta[:, 3:4] * points.x)
-    v = np.exp(-theta[:, 4:5] * points.y)
-    inverse = np.exp(-targets)
-    w1 = omega * inverse
-    w2 = w1 * inverse
-    wu, wv = w2 * u, w2 * v
-    normal = np.empty((len(theta), 3, 3))
-    normal[:, 0, 0] = w2.sum(axis=1)
-    normal[:, 0, 1] = normal[:, 1, 0] = wu.sum(axis=1)
-    normal[:, 0, 2] = normal[:, 2, 0] = wv.sum(axis=1)
-    normal[:, 1, 1], normal[:, 2, 2] = np.einsum("ij,ij->i", wu, u), np.einsum("ij,ij->i", wv, v)
-    normal[:, 1, 2] = normal[:, 2, 1] = np.einsum("ij,ij->i", wu, v)
-    right = np.stack([w1.sum(axis=1), np.einsum("ij,ij->i", w1, u), np.einsum("ij,ij->i", w1, v)], axis=1)
-    scale = np.maximum(_non_negative_least_squares(normal, right), 1e-3 * np.exp(np.mean(targets)))
-    return np.concatenate([np.log(scale), theta[:, 3:]], axis=1)
+    @property
+    def floor(self) -> float:
+        return 1e-3 / float(np.mean(self.inverse))
+
+    def _reweight(self, scale: Array, u: Array, v: Array, rest: Array, omega: Array) -> Array:
+        """F of the relative residuals and, in `omega`, w rho'(r) / r."""
+        E, A, B = scale[:, :, None]
+        u *= A
+        v *= B
+        np.add(u, v, out=rest)
+        rest += E
+        rest *= self.inverse
+        rest -= 1.0
+        rho = self.rho
+        if rho.kind == "student":
+            nu_s2 = rho.df * rho.scale**2
+            np.multiply(rest, rest, out=u)
+            u /= nu_s2
+            F = 0.5 * nu_s2 * np.einsum("ij,ij->i", np.log1p(u), np.broadcast_to(self.weights, u.shape))
+            np.divide(self.weights, 1.0 + u, out=omega)
+            return F
+        if rho.kind == "squares":
+            omega[...] = self.weights
+            return 0.5 * np.einsum("ij,ij,ij->i", rest, rest, omega)
+        delta = omega.dtype.type(rho.scale)
+        np.abs(rest, out=rest)
+        np.minimum(rest, delta, out=u)
+        np.maximum(rest, delta, out=omega)
+        np.divide(delta, omega, out=omega)
+        omega *= self.weights
+        np.multiply(u, -0.5, out=v)
+        v += rest
+        u *= self.weights
+        return np.einsum("ij,ij->i", u, v)
+
+    @staticmethod
+    def _gauss_newton(
+        E: Array, A: Array, B: Array, s_w: Array, s_w1: Array, w_u: Array, w_v: Array,
+        w_uu: Array, w_uv: Array, w_vv: Array, w1_u: Array, w1_v: Array,
+    ) -> tuple[Array, Array]:  # fmt: skip
+        """g and H over (E, log A, log B, alpha, beta) with the weights of the projection."""
+        g = np.stack([
+            E * s_w + A * w_u[0] + B * w_v[0] - s_w1,
+            A * (E * w_u[0] + A * w_uu[0] + B * w_uv[0] - w1_u[0]),
+            B * (E * w_v[0] + A * w_uv[0] + B * w_vv[0] - w1_v[0]),
+            -A * (E * w_u[1] + A * w_uu[1] + B * w_uv[1] - w1_u[1]),
+            -B * (E * w_v[1] + A * w_uv[2] + B * w_vv[1] - w1_v[1]),
+        ])  # fmt: skip
+        H = np.empty((5, 5, len(E)), E.dtype)
+        H[0, 0], H[0, 1], H[0, 2], H[0, 3], H[0, 4] = s_w, A * w_u[0], B * w_v[0], -A * w_u[1], -B * w_v[1]
+        H[1, 1], H[1, 2], H[1, 3], H[1, 4] = (
+            A * A * w_uu[0],
+            A * B * w_uv[0],
+            -A * A * w_uu[1],
+            -A * B * w_uv[2],
+        )
+        H[2, 2], H[2, 3], H[2, 4] = B * B * w_vv[0], -A * B * w_uv[1], -B * B * w_vv[1]
+        H[3, 3], H[3, 4], H[4, 4] = A * A * w_uu[2], A * B * w_uv[3], B * B * w_vv[2]
+        return g, H
 
 
 def descend_by_projection(
     points: Points,
     targets: Array,
     weights: Array,
-    theta: Array,
+    exponents: Array,
     rho: ResidualLoss,
     bounds: Bounds,
     work: Workspace,
-    iterations: int = 8,
+    iterations: int = 14,
 ) -> Array:
     """Bring far starts into the valley of the optimum: Gauss-Newton in the exponents, projection of the rest.
 
-    Each iteration reweights the residuals (rho'(r)/r, so it descends on the loss that is fitted), steps in
-    (alpha, beta) and solves for E, A, B in closed form, which follows the curved valley of this problem.
+    Args:
+        points, targets, weights, rho, bounds: as in `minimise`.
+        exponents: alpha and beta of each row's start, [B, 2].
+        work: buffers; single precision is enough.
+        iterations: Gauss-Newton steps.
+
+    Each iteration reweights the residuals (rho'(r)/r, so it descends on the loss that is fitted, up to the
+    difference between relative and log residuals), steps in (alpha, beta) and solves for E, A, B in closed
+    form (Golub and Pereyra 1973), which follows the curved valley of this problem. Returns theta, [B, 5].
     """
-    damping = np.full(len(theta), 1e-2)
-    at = _evaluate(points, theta, targets, weights, rho, work, 1.0)
+    table = _Projection(points, targets, weights, rho, work)
+    lo, hi = bounds.lo[3:].astype(work.dtype), bounds.hi[3:].astype(work.dtype)
+    place = np.clip(exponents, lo, hi).astype(work.dtype)
+    omega = np.array(np.broadcast_to(table.weights, (len(place), len(points))))
+    for _ in range(2):  # least squares, then the same exponents reweighted
+        scale, F, new, g, H = table.project(place, omega)
+        omega[...] = new
+    damping = np.full(len(place), 1e-2, work.dtype)
     for _ in range(iterations):
-        step = _newton_step(at.H, at.g, damping)[0].T
-        trial = np.clip(theta + np.clip(step, -0.4, 0.4), bounds.lo, bounds.hi)
-        r = np.abs(points.log_loss(theta) - targets)
-        omega = weights * (rho.scale / np.maximum(r, rho.scale) if rho.kind == "huber" else np.ones_like(r))
-        trial = np.clip(_project(points, trial, targets, omega), bounds.lo, bounds.hi)
-        new = _evaluate(points, trial, targets, weights, rho, work, 1.0)
-        better = new.F <= at.F
-        theta, at = np.where(better[:, None], trial, theta), new.where(better, at)
-        damping = np.where(better, np.maximum(0.2 * damping, 1e-4), 8 * damping)
-    return theta
+        step = np.clip(_newton_step(H, g, damping)[0][3:].T, -0.4, 0.4)
+        trial = np.clip(place + step, lo, hi).astype(work.dtype)
+        new_scale, new_F, new, new_g, new_H = table.project(trial, omega)
+        better = new_F <= F
+        place, scale = np.where(better[:, None], trial, place), np.where(better[:, None], new_scale, scale)
+        F, g, H = np.where(better, new_F, F), np.where(better, new_g, g), np.where(better, new_H, H)
+        np.copyto(omega, new, where=better[:, None])
+        damping = np.where(better, np.maximum(0.2 * damping, 1e-4), 8 * damping).astype(work.dtype)
+    return np.concatenate([np.log(scale), place], axis=1).astype(float)
+
+
+def start_exponents() -> Array:
+    """The grid of starting exponents, [25, 2]."""
+    return np.array([(alpha, beta) for alpha in EXPONENTS for beta in EXPONENTS])
 
 
 def _non_negative_least_squares(normal: Array, right: Array) -> Array:
     """min z'Hz/2 - z'r over z >= 0 for three unknowns: [B, 3, 3], [B, 3] -> [B, 3]."""
+    H = np.moveaxis(normal, 0, -1)
+    best, pivot = _newton_step(H, -right.T, np.full(len(right), 1e-12))
+    best = best.T
+    rows = np.flatnonzero(~((best >= 0).all(axis=1) & (pivot > 0)))
+    if len(rows):
+        best[rows] = _by_active_sets(normal[rows], right[rows])
+    return best
+
+
+def _by_active_sets(normal: Array, right: Array) -> Array:
+    """The same by trying the six proper sets of terms that may be positive."""
     best = np.zeros_like(right)
     best_value = np.zeros(len(right))
-    for active in ([0], [1], [2], [0, 1], [0, 2], [1, 2], [0, 1, 2]):
-        block = normal[:, active][:, :, active]
-        ridge = 1e-12 * np.trace(block, axis1=1, axis2=2)[:, None, None] * np.eye(len(active))
-        z = np.linalg.solve(block + ridge, right[:, active, None])[..., 0]
+    for active in ([0], [1], [2], [0, 1], [0, 2], [1, 2]):
+        block = np.moveaxis(normal[:, active][:, :, active], 0, -1)
+        z = _newton_step(block, -right[:, active].T, np.full(len(right), 1e-12))[0].T
         value = -0.5 * np.sum(z * right[:, active], axis=1)
         take = (z >= 0).all(axis=1) & (value < best_value)
         best[take] = 0.0
