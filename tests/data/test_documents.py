@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
+import os
 import platform
 from pathlib import Path
 
@@ -143,6 +144,22 @@ def test_whatever_is_left_out_has_a_reason(tmp_path):
     assert ".png" in left_out["picture.png"]
     assert "could not be opened" in left_out["gone.txt"]
     assert len(left_out) == 6
+
+
+def test_a_folder_that_cannot_be_listed_is_said(tmp_path, monkeypatch):
+    (tmp_path / "locked").mkdir()
+    (tmp_path / "good.txt").write_text("good")
+    real = os.scandir
+
+    def scandir(path):
+        if str(path).endswith("locked"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    documents, left_out = _read(tmp_path)
+    assert _texts(documents) == ["good"]
+    assert left_out == {"locked": "could not be listed: Permission denied"}
 
 
 def test_a_row_that_cannot_be_read_does_not_end_the_file(tmp_path):

@@ -169,7 +169,7 @@ def find_source(source: str | Path, text_field: str | None = None) -> TextSource
     if not path.exists():
         raise DataError(f"no corpus at {path}: give an existing file or folder, or {STDLIB!r}")
     skips = Skips()
-    found = [path] if path.is_file() else list(_walk(path, FOLDERS_LEFT_OUT))
+    found = [path] if path.is_file() else list(_walk(path, FOLDERS_LEFT_OUT, skips))
     root = path.parent if path.is_file() else path
     files = _rows_alone(_readable(root, found, skips), skips)
     given = str(path) if text_field is None else f"{path}#{text_field}"
@@ -209,7 +209,7 @@ def read_documents(source: TextSource, skips: Skips) -> Iterator[Document]:
 def _find_stdlib() -> TextSource:
     root = Path(sysconfig.get_paths()["stdlib"])
     skips = Skips()
-    found = [path for path in _walk(root, STDLIB_LEFT_OUT) if path.suffix == ".py"]
+    found = [path for path in _walk(root, STDLIB_LEFT_OUT, skips) if path.suffix == ".py"]
     # Written when Python was built, so different on each machine with the same release.
     found = [p for p in found if not p.name.startswith(("_sysconfigdata", "sitecustomize"))]
     found = [p for p in found if not p.relative_to(root).parts[0].startswith("config-")]
@@ -229,8 +229,14 @@ def _find_stdlib() -> TextSource:
     )
 
 
-def _walk(root: Path, left_out: frozenset[str]) -> Iterator[Path]:
-    for folder, folders, names in os.walk(root):
+def _walk(root: Path, left_out: frozenset[str], skips: Skips) -> Iterator[Path]:
+    """Files below `root` in a fixed order; hidden ones and those of the folders named are not seen."""
+
+    def note(error: OSError) -> None:
+        where = os.path.relpath(error.filename, root)
+        skips.add(Path(where).as_posix(), f"could not be listed: {error.strerror}")
+
+    for folder, folders, names in os.walk(root, onerror=note):
         folders[:] = sorted(name for name in folders if name not in left_out and not name.startswith("."))
         for name in sorted(names):
             if not name.startswith("."):
