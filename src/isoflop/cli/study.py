@@ -98,7 +98,7 @@ class PlanGroup(Group):
 
 @main.group(cls=PlanGroup, context_settings=CONTEXT)
 def plan() -> None:
-    """Plan before anything is spent: a study's runs, or the size to train on a budget.
+    """Plan a study's runs, or the size to train on a budget.
 
     \b
     isoflop plan study flatness --budget 4min --out A
@@ -177,7 +177,7 @@ def measure(out: Path, again: bool, device: str) -> tuple[str, dict[str, Any]]:
 @click.option("--study", help="Name or path of the study; taken from the plan by default.")
 @verb("judge")
 def judge(out: Path, study: str | None) -> tuple[str, dict[str, Any]]:
-    """Judge what is in OUT by the rule in its plan; writes verdict.json."""
+    """Judge OUT by the rule in its plan (verdict.json)."""
     from isoflop import verbs
     from isoflop.console import verdict_text
 
@@ -239,3 +239,41 @@ def ledger(out: Path) -> tuple[str, dict[str, Any]]:
     records = [folder.read_record() for folder in store.run_folders() if folder.finished]
     cost = cost_of(records, store.read_plan())
     return ledger_text(cost), {"out": str(out), "cost": msgspec.to_builtins(cost)}
+
+
+@plan.command("size")
+@click.option("--budget", required=True, help='"3.8e25", "50 H100-days", "50 H100-days/month", "$20000".')
+@click.option("--unique", help="Unique tokens there are; without it data never run out.")
+@click.option("--serve", help="Tokens that the model will process after training.")
+@click.option("--serve-in-budget", is_flag=True, default=None, help="Serving is paid from the same budget.")
+@click.option("--law", help="Published law to plan with.  [default: besiroglu]")
+@click.option("--eps", type=float, help="Tolerance on the loss for the smallest safe size.  [default: 0.01]")
+@click.option("--confidence", type=float, help="How sure the smallest size must be.  [default: 0.95]")
+@click.option("--device", help="Device for memory, days and money.  [default: H100]")
+@click.option("--devices", "num_devices", type=int, help="Devices side by side; the fewest that fit by default.")
+@click.option("--mfu", type=float, help="Share of the device's peak that training reaches.  [default: 0.4]")
+@click.option("--months", type=float, help="Months of a monthly allocation to spend.  [default: 1]")
+@click.option("--usd-per-hour", "usd_per_device_hour", type=float, help="Price of a device-hour.")
+@click.option("--pilots", "pilot_share", type=float, help="Share of the budget for pilot runs.  [default: 0]")
+@click.option("--search", "search_share", type=float, help="Share for hyperparameter search.  [default: 0]")
+@click.option("--counting", help="How FLOPs are counted.  [default: 6N-all]")
+@click.option("--page", type=click.Path(path_type=Path), help="Also write an interactive page here.")
+@verb("plan.size")
+def plan_size(
+    budget: str, unique: str | None, serve: str | None, page: Path | None, **options: Any
+) -> tuple[str, dict[str, Any]]:
+    """The size to train on a budget, how sure that is, and what each other choice costs."""
+    from isoflop.plan.size import plan_size as answer
+    from isoflop.plan.size import read_request
+    from isoflop.plan.text import plan_text
+    from isoflop.records import to_mapping
+
+    made = answer(read_request(budget, unique=unique, serve=serve, **options))
+    text, mapping = plan_text(made), to_mapping(made)
+    mapping.pop("schema")
+    if page is not None:
+        from isoflop.plan.page import write_page
+
+        write_page(made, page)
+        text, mapping = f"{text}\n\npage: {page}", {**mapping, "page": str(page)}
+    return text, mapping

@@ -59,3 +59,23 @@ def data_get(name: str, into: Path | None) -> tuple[str, dict[str, Any]]:
 
     path = get(name, into=into)
     return f"{name}: {path}", {"name": name, "path": str(path)}
+
+
+@main.command()
+@click.argument("a", type=click.Path(path_type=Path))
+@click.argument("b", type=click.Path(path_type=Path))
+@click.option("--metric", help="Metric to compare; the one that both files have by default.")
+@click.option("--task", "tasks", multiple=True, help="Only this task; may be given several times.")
+@click.option("--family", help="Column that groups items which are not independent.")
+@click.option("--paired-seeds", is_flag=True, help="Equal seed labels share initialisation and data order.")
+@click.option("--level", type=float, default=0.95, show_default=True, help="Confidence level.")
+@click.option("--power", type=float, default=0.8, show_default=True, help="Power of the smallest detectable difference.")
+@click.option("--common-items", is_flag=True, help="Compare on the items that both files have.")
+@click.option("--ignore-versions", is_flag=True, help="Compare in spite of different task versions.")
+@verb("compare")
+def compare(a: Path, b: Path, **options: Any) -> tuple[str, dict[str, Any]]:
+    """Is B really different from A? Reads lm-eval results and item logs, plain JSON, CSV, JSON lines."""
+    from isoflop.judge.compare import Options, compare_files, render_text
+
+    result = compare_files(a, b, Options(**options))
+    return render_text(result), {name: value for name, value in result.items() if name != "schema"}
