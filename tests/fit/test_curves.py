@@ -161,3 +161,12 @@ def test_bad_input_is_refused_with_a_sentence() -> None:
         fit_curves(X, np.full(len(X), np.nan), "linear")
     with pytest.raises(curves.CurveError, match="must not be negative"):
         fit_curves(X, X, "linear", weights=-np.ones(len(X)))
+
+
+def test_the_linear_part_can_be_bounded() -> None:
+    y = 2.0 - 0.3 * np.log(X)  # a straight line in log x: without a bound M4 puts its lower limit far below 0
+    free = fit_curves(X, y, "m4", num_starts=8, max_steps=300)
+    bounded = fit_curves(X, y, "m4", num_starts=8, max_steps=300, beta_lower=(0.0, -np.inf))
+    assert free.parameters[0, 0] < 0
+    assert bounded.parameters[0, 0] >= 0
+    assert bounded.objective[0] > free.objective[0]

@@ -132,6 +132,7 @@ def fit_curves(
     num_starts: int = 4,
     num_checks: int = 3,
     warm: CurveFits | None = None,
+    beta_lower: ArrayLike | None = None,
     max_steps: int = 80,
     seed: int = 0,
 ) -> CurveFits:
@@ -148,6 +149,8 @@ def fit_curves(
         num_checks: independent random starts for the certificate; 0 leaves the gap unchecked (0).
         warm: an earlier fit of the same family whose shapes are tried first: one data set's for all, or
             one for each.
+        beta_lower: [L] lower bounds of the linear part, e.g. 0 for the constant of a broken power law whose
+            irreducible loss must not be negative; unbounded when missing.
         max_steps: Levenberg-Marquardt steps.
         seed: of the independent starts.
 
@@ -174,7 +177,7 @@ def fit_curves(
     if num_checks:
         fresh = _random_starts(form, (lo, hi), (lower, upper), num_checks, np.random.default_rng(seed))
         starts = np.concatenate([main, fresh], axis=1)
-    problem, state = _assemble(form, u_Bn, target, w_Bn, starts, (lower, upper), relative)
+    problem, state = _assemble(form, u_Bn, target, w_Bn, starts, (lower, upper), relative, beta_lower)
     state = _levenberg_marquardt(problem, state, max_steps)
     num_B, num_S = starts.shape[:2]
     cost_BS = state.cost.reshape(num_B, num_S)
@@ -294,6 +297,7 @@ def _assemble(
     nu_BSK: Array,
     bounds: tuple[Array, Array],
     relative: bool,
+    beta_lower: ArrayLike | None,
 ) -> tuple[_Problem, _State]:
     """Flatten (data set, start) and solve each start's linear part."""
     num_B, num_S, num_K = nu_BSK.shape
@@ -301,14 +305,16 @@ def _assemble(
     nu = nu_BSK.reshape(num_B * num_S, num_K)
     u_M, target_M, w_M = u[repeat], target[repeat], w[repeat]
     beta = _linear_part(form, u_M, target_M, w_M, nu, relative)
+    num_beta = 0 if form.fixed_beta else form.num_linear
+    least = np.full(num_beta, -np.inf) if beta_lower is None else np.asarray(beta_lower, dtype=float)
+    if num_beta:
+        beta = np.maximum(beta, least)
     cost = _cost(form, u_M, target_M, w_M, beta, nu, relative)
     if relative and not form.fixed_beta and np.any(~np.isfinite(cost)):
         beta = np.where(np.isfinite(cost)[:, None], beta, _positive_start(form, u_M, target_M, w_M, nu))
         cost = _cost(form, u_M, target_M, w_M, beta, nu, relative)
-    num_beta = 0 if form.fixed_beta else form.num_linear
-    free = np.full((num_B, num_beta), np.inf)
-    lower = np.concatenate([-free, bounds[0]], axis=1)[repeat]
-    upper = np.concatenate([free, bounds[1]], axis=1)[repeat]
+    lower = np.concatenate([np.tile(least, (num_B, 1)), bounds[0]], axis=1)[repeat]
+    upper = np.concatenate([np.full((num_B, num_beta), np.inf), bounds[1]], axis=1)[repeat]
     theta = nu if form.fixed_beta else np.concatenate([beta, nu], axis=1)
     return _Problem(form, u_M, target_M, np.sqrt(w_M), lower, upper, relative), _State(theta, cost)
 

@@ -1,0 +1,236 @@
+"""Score forecasts of learning curves on public benchmarks, beside what others would forecast.
+
+    python benchmarks/extrapolation.py TABLE.csv [TABLE.csv ...] [--json] [--no-baselines]
+
+A table holds either the columns Domain, Task, Model, Seen Examples, Loss, Training of Alabdulmohsin et al.
+2022 (one evaluation per Domain, Task, Model; Training 1 is given, 0 is to be predicted), or the columns
+curve, x, y, split (context or target); such a table is one domain, named after its file.
+
+The score of an evaluation is sqrt(mean((ln predicted - ln true)^2)) over its target rows, as in that paper;
+a domain's figure is the mean over its evaluations. The target rows are read for scoring alone: a method
+gets the training rows and the targets' x. Coverage is the share of target rows inside the 90 % interval.
+
+M1 to M4 and the broken power law with one break (BNSL) are fitted here, on the same curves, by least squares
+in ln y from many starts, with an irreducible loss that is not negative. The published figures are averages
+over all evaluations of their domain, of which a table may hold a part: another subset, for orientation.
+
+What was looked at, and when, is in extrapolation_looks.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from isoflop.fit.curves import fit_curves
+from isoflop.fit.loss_forecast import forecast_losses
+
+PUBLISHED = {
+    # Lee et al. 2025 (arXiv 2505.23032), RMSLE averaged over all evaluations of the domain.
+    "IC": {"subset": "all 72", "M4": 0.0415, "BNSL": 0.0406, "LC-PFN": 0.0428, "NSL-PFN": 0.0280},
+    "NLP + Nano": {"subset": "all 20 + 24", "BNSL": 0.0223, "LC-PFN": 0.0398, "NSL-PFN": 0.0194},
+    "DD": {"subset": "all 16", "BNSL": 0.0468, "LC-PFN": 0.0706, "NSL-PFN": 0.0335},
+}
+NLP_AND_NANO = ("NMT", "LM", "BB", "Nano")
+BASELINES = ("M1", "M2", "M3", "M4", "BNSL")
+FILE_DOMAINS = {"dd": "DD", "nano": "Nano", "colpret": "ColPret"}
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One curve with its given and its held-out rows."""
+
+    domain: str
+    name: str
+    x: np.ndarray
+    y: np.ndarray
+    x_target: np.ndarray
+    y_target: np.ndarray
+
+
+@dataclass(frozen=True)
+class Scored:
+    """One evaluation, scored."""
+
+    domain: str
+    name: str
+    rmsle: float
+    coverage90: float
+    seconds: float
+    baselines: dict[str, float]
+
+
+def read_table(path: Path) -> list[Evaluation]:
+    """All evaluations of a table; raises SystemExit with a sentence for other columns or an empty part."""
+    with path.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    columns = set(rows[0]) if rows else set()
+    if {"Domain", "Task", "Model", "Seen Examples", "Loss", "Training"} <= columns:
+        keyed = [
+            (
+                (r["Domain"], f"{r['Task']} {r['Model']}"),
+                r["Seen Examples"],
+                r["Loss"],
+                float(r["Training"]) == 1,
+            )
+            for r in rows
+        ]
+    elif {"curve", "x", "y", "split"} <= columns:
+        domain = FILE_DOMAINS.get(path.stem.lower(), path.stem)
+        keyed = [
+            ((r.get("Domain", domain), r["curve"]), r["x"], r["y"], r["split"] == "context") for r in rows
+        ]
+    else:
+        raise SystemExit(
+            f"{path}: columns {sorted(columns)} are neither Domain, Task, Model, Seen Examples, Loss, Training "
+            "nor curve, x, y, split"
+        )
+    curves: dict[tuple[str, str], list[tuple[float, float, bool]]] = {}
+    for key, x, y, given in keyed:
+        curves.setdefault(key, []).append((float(x), float(y), given))
+    return [_evaluation(path, key, points) for key, points in curves.items()]
+
+
+def _evaluation(path: Path, key: tuple[str, str], points: list[tuple[float, float, bool]]) -> Evaluation:
+    given = np.array([(x, y) for x, y, part in points if part])
+    target = np.array([(x, y) for x, y, part in points if not part])
+    if not len(given) or not len(target):
+        raise SystemExit(f"{path}: {key[0]} {key[1]} lacks {'training' if not len(given) else 'target'} rows")
+    return Evaluation(*key, given[:, 0], given[:, 1], target[:, 0], target[:, 1])
+
+
+def rmsle(predicted: np.ndarray, true: np.ndarray) -> float:
+    """sqrt(mean((ln predicted - ln true)^2))."""
+    return float(np.sqrt(np.mean((np.log(predicted) - np.log(true)) ** 2)))
+
+
+# ------------------------------------------------------------------------------------- baselines
+
+
+def _fitted(name: str, beta_lower: tuple[float, ...] | None = None) -> Callable[..., np.ndarray]:
+    def predict(x: np.ndarray, y: np.ndarray, x_new: np.ndarray) -> np.ndarray:
+        fits = fit_curves(
+            x, y, name, relative=True, num_starts=12, num_checks=6, max_steps=300, beta_lower=beta_lower
+        )
+        return fits.predict(x_new)[0]
+
+    return predict
+
+
+def _m2(x: np.ndarray, y: np.ndarray, x_new: np.ndarray) -> np.ndarray:
+    """Power law with offset; where the best offset is negative, the best that is not: none."""
+    fits = fit_curves(x, y, "power_offset", relative=True, num_starts=8, num_checks=6, max_steps=300)
+    offset, _amplitude, exponent = fits.parameters[0]
+    if exponent < 0 and offset < 0:
+        return _fitted("power")(x, y, x_new)
+    return fits.predict(x_new)[0]
+
+
+METHODS: dict[str, Callable[..., np.ndarray]] = {
+    "M1": _fitted("power"),
+    "M2": _m2,
+    "M3": _fitted("shifted_power"),
+    "M4": _fitted("m4", (0.0, -np.inf)),
+    "BNSL": _fitted("broken_power", (0.0, -np.inf)),
+}
+
+
+def score(evaluation: Evaluation, baselines: bool) -> Scored:
+    """Forecast and score one evaluation."""
+    e = evaluation
+    began = time.perf_counter()
+    forecast = forecast_losses(e.x, e.y, e.x_target)
+    lo, hi = forecast.interval(0.9)
+    seconds = time.perf_counter() - began
+    inside = np.mean((lo <= e.y_target) & (e.y_target <= hi))
+    others = {}
+    if baselines:
+        points = np.unique(np.stack([e.x, e.y], axis=1), axis=0)
+        for name, method in METHODS.items():
+            predicted = method(points[:, 0], points[:, 1], e.x_target)
+            others[name] = rmsle(np.maximum(predicted, 1e-3 * e.y.min()), e.y_target)
+    return Scored(e.domain, e.name, rmsle(forecast.median, e.y_target), float(inside), seconds, others)
+
+
+# --------------------------------------------------------------------------------------- summary
+
+
+def summarise(scored: list[Scored]) -> dict[str, dict[str, object]]:
+    """Per domain, and for the NLP domains with nanoGPT together: means over evaluations."""
+    domains: dict[str, list[Scored]] = {}
+    for item in scored:
+        domains.setdefault(item.domain, []).append(item)
+    joint = [item for item in scored if item.domain in NLP_AND_NANO]
+    if joint:
+        domains["NLP + Nano"] = joint
+    return {name: _domain(name, items) for name, items in domains.items()}
+
+
+def _domain(name: str, items: list[Scored]) -> dict[str, object]:
+    values = np.array([item.rmsle for item in items])
+    spread = float(values.std(ddof=1) / np.sqrt(len(values))) if len(values) > 1 else None
+    row: dict[str, object] = {
+        "rmsle": float(values.mean()),
+        "rmsle_se": spread,
+        "n": len(items),
+        "coverage90": float(np.mean([item.coverage90 for item in items])),
+        "median_rmsle": float(np.median(values)),
+        "seconds_per_curve": float(np.mean([item.seconds for item in items])),
+    }
+    if items[0].baselines:
+        row["baselines"] = {b: float(np.mean([item.baselines[b] for item in items])) for b in BASELINES}
+    if name in PUBLISHED:
+        row["published_on_another_subset"] = PUBLISHED[name]
+    return row
+
+
+def render(summary: dict[str, dict[str, object]]) -> str:
+    """The table for people."""
+    head = f"{'domain':12s} {'n':>3s} {'isoflop':>8s} {'+-se':>7s} {'cover':>6s} {'s/curve':>8s}"
+    lines = [head + "".join(f"{b:>8s}" for b in BASELINES) + "   NSL-PFN (published, all curves)"]
+    for name, row in summary.items():
+        spread = f"{row['rmsle_se']:.4f}" if row["rmsle_se"] is not None else "-"
+        cells = f"{name:12s} {row['n']:3d} {row['rmsle']:8.4f} {spread:>7s} {row['coverage90']:6.2f} "
+        cells += f"{row['seconds_per_curve']:8.3f}"
+        others = row.get("baselines") or {}
+        cells += "".join(f"{others[b]:8.4f}" if b in others else f"{'-':>8s}" for b in BASELINES)  # type: ignore[index,operator]
+        published = row.get("published_on_another_subset") or {}
+        lines.append(cells + (f"   {published['NSL-PFN']:.4f} ({published['subset']})" if published else ""))  # type: ignore[index]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("tables", nargs="+", type=Path, metavar="TABLE.csv")
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
+    parser.add_argument("--no-baselines", action="store_true", help="leave out M1 to M4 and BNSL")
+    args = parser.parse_args()
+    example = np.arange(1.0, 9.0)
+    forecast_losses(example, 1 / example, np.array([10.0])).interval()  # loads SciPy before the clock runs
+    scored = [
+        score(evaluation, not args.no_baselines) for path in args.tables for evaluation in read_table(path)
+    ]
+    summary = summarise(scored)
+    if args.json:
+        per_curve = [
+            {"domain": s.domain, "name": s.name, "rmsle": s.rmsle, "coverage90": s.coverage90, **s.baselines}
+            for s in scored
+        ]
+        json.dump({"domains": summary, "curves": per_curve}, sys.stdout, indent=1)
+        print()
+    else:
+        print(render(summary))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,443 @@
+"""Where will this falling curve go? A forecast of a loss or error rate beyond its data, with its odds.
+
+Five descriptions of the same curve are fitted to ln y, each with weak priors on scale-free quantities, and
+averaged; no single one is trusted. Four are laws (M3 and M4 of Alabdulmohsin et al. 2022, a broken power law
+of Caballero et al. 2022, and a power law with offset times one hump for double descent), fitted to their
+posterior mode with the irreducible part kept below the data and exponents pulled to usual values. The fifth
+assumes no form: the local exponent d ln y / d ln x wanders (an integrated Ornstein-Uhlenbeck process), and is
+carried on with the uncertainty it has earned.
+
+The weights are the evidences to a small power (`TEMPER`), because a description that is wrong in detail
+everywhere is not thereby worse ahead. The interval is a Student t whose variance adds three measured parts:
+disagreement between the five, their noise, and the local exponent's freedom. All settings come from curves
+made up for the purpose and from forecasts inside the first half of public curves (the half that is not
+scored): see benchmarks/extrapolation.py.
+
+Left out: rising scores (use `isoflop.fit.extrapolate`), and forecasts of what a schedule or new data do.
+
+Shape letters: S starts, n points, p parameters, m places to predict.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from isoflop.laws import curves
+from isoflop.laws.curves import Array, CurveError
+
+FEWEST_POINTS = 4
+"""Distinct x below which nothing can be said about a curve."""
+MOST_POINTS = 56
+"""Longer curves are averaged down to about so many points, early ones kept apart."""
+TEMPER = 0.1
+"""Power of the evidence in the weights: 0 is a plain average, 1 Bayes' rule for descriptions that are exact."""
+SPREAD = (0.8, 0.12, 0.025)
+"""Variance of the forecast: shares of the disagreement, of the laws' own variance, of the process's own."""
+FREEDOM = 3.2
+"""Degrees of freedom of the forecast's Student t: sudden changes of course are real."""
+
+
+@dataclass(frozen=True)
+class Component:
+    """What one description says, in ln y."""
+
+    name: str
+    weight: float
+    ln_y: Array
+    """[m]"""
+
+
+@dataclass(frozen=True)
+class LossForecast:
+    """A predictive distribution at each place: ln y is Student t with this centre and scale."""
+
+    x: Array
+    """[m]"""
+    centre: Array
+    """[m] of ln y."""
+    scale: Array
+    """[m] of ln y."""
+    components: tuple[Component, ...]
+
+    @property
+    def median(self) -> Array:
+        """[m]"""
+        return np.exp(self.centre)
+
+    def interval(self, level: float = 0.9) -> tuple[Array, Array]:
+        """Lower and upper ends [m] of the central interval of this level for a measured y."""
+        from scipy.stats import t
+
+        reach = t.ppf((1 + level) / 2, FREEDOM) * self.scale
+        return np.exp(self.centre - reach), np.exp(self.centre + reach)
+
+    def below(self, y: float) -> Array:
+        """Probability [m] that a measured y is at or below this one."""
+        from scipy.stats import t
+
+        return np.asarray(t.cdf((np.log(y) - self.centre) / self.scale, FREEDOM))
+
+
+class _Prior(NamedTuple):
+    """Independent normal priors of the parameters, [p] each."""
+
+    mean: Array
+    sd: Array
+
+
+class _Data(NamedTuple):
+    u: Array
+    """[n] ln x, centred."""
+    v: Array
+    """[n] ln y."""
+    repeats: Array
+    """[n] measurements averaged in each point."""
+    centre: float
+    """ln x of u = 0."""
+
+    @property
+    def spread(self) -> tuple[float, float]:
+        return float(self.u[0]), float(self.u[-1])
+
+
+LogCurve = Callable[[Array, Array, float], tuple[Array, Array]]
+"""(u [n], theta [S, p], smallest y) -> ln y [S, n] and its derivatives [S, n, p]."""
+
+
+@dataclass(frozen=True)
+class _Law:
+    name: str
+    log_curve: LogCurve
+    prior: Callable[[_Data], _Prior]
+    starts: Callable[[_Data, _Prior], Array]
+
+
+def forecast_losses(x: ArrayLike, y: ArrayLike, x_new: ArrayLike) -> LossForecast:
+    """Forecast a falling, positive curve.
+
+    Args:
+        x, y: [n] the data, both > 0, in any order; exact repeats of a point count once, several y at one x
+            are averaged.
+        x_new: [m] places to predict, > 0, usually beyond the data.
+
+    Raises:
+        CurveError: x or y not positive, or fewer than `FEWEST_POINTS` distinct x.
+    """
+    data = _prepare(np.asarray(x, dtype=float).ravel(), np.asarray(y, dtype=float).ravel())
+    places = np.atleast_1d(np.asarray(x_new, dtype=float))
+    if np.any(~(places > 0)):
+        raise CurveError("a forecast of a loss needs x > 0 to predict at")
+    u_new = np.log(places) - data.centre
+    said = [_wandering_exponent(data, u_new)]
+    said += [_predict(law, data, u_new) for law in _LAWS]
+    evidence = np.array([s.log_evidence for s in said])
+    weight = np.exp(TEMPER * (evidence - evidence.max()))
+    weight /= weight.sum()
+    ln_y = np.stack([s.ln_y for s in said])
+    centre = weight @ ln_y
+    disagreement = weight @ (ln_y - centre) ** 2
+    own = weight[1:] @ np.stack([s.variance for s in said[1:]]) / weight[1:].sum()
+    variance = SPREAD[0] * disagreement + SPREAD[1] * own + SPREAD[2] * said[0].variance
+    components = tuple(Component(s.name, float(w), s.ln_y) for s, w in zip(said, weight, strict=True))
+    return LossForecast(places, centre, np.sqrt(variance), components)
+
+
+def _prepare(x: Array, y: Array) -> _Data:
+    """Sort, merge repeats, average long curves down, centre ln x."""
+    if not (np.isfinite(x).all() and np.isfinite(y).all() and len(x) == len(y)):
+        raise CurveError("x and y must be finite and equally many; leave a missing loss out and say why")
+    if np.any(x <= 0) or np.any(y <= 0):
+        raise CurveError("a loss curve needs x > 0 and y > 0; use isoflop.fit.extrapolate for other scores")
+    points = np.unique(np.stack([x, y], axis=1), axis=0)
+    u_all, v_all = np.log(points[:, 0]), np.log(points[:, 1])
+    u, index, count = np.unique(u_all, return_inverse=True, return_counts=True)
+    v = np.bincount(index.ravel(), v_all) / count
+    if len(u) < FEWEST_POINTS:
+        raise CurveError(f"{len(u)} distinct x cannot be forecast from; {FEWEST_POINTS} are the fewest")
+    if len(u) > MOST_POINTS:
+        edges = np.unique(np.round(np.linspace(0, 1, MOST_POINTS + 1) ** 1.5 * len(u)).astype(int))[:-1]
+        total = np.add.reduceat(count, edges).astype(float)
+        u = np.add.reduceat(u * count, edges) / total
+        v = np.add.reduceat(v * count, edges) / total
+        count = total
+    centre = float(u.mean())
+    return _Data(u - centre, v, count.astype(float), centre)
+
+
+# ------------------------------------------------------------------------------- the four laws
+
+
+def _sigmoid(s: Array) -> Array:
+    return np.asarray(1 / (1 + np.exp(-np.clip(s, -60, 60))))
+
+
+def _with_offset(family: curves.Family) -> LogCurve:
+    """ln(E + A phi(u; nu)) with E = smallest y times sigmoid(rho); theta = (rho, ln A, *nu)."""
+
+    def log_curve(u: Array, theta: Array, smallest: float) -> tuple[Array, Array]:
+        share = _sigmoid(theta[:, :1])
+        factor = np.exp(np.clip(theta[:, 1:2], -60, 60))
+        phi, d_phi = family.shapes(u, theta[:, 2:])
+        part = factor * phi[..., -1]
+        y = smallest * share + part
+        by_rho = smallest * share * (1 - share) / y
+        by_nu = factor[..., None] * d_phi[..., -1, :] / y[..., None]
+        gradient = np.concatenate([by_rho[..., None], (part / y)[..., None], by_nu], axis=-1)
+        return np.log(y), gradient
+
+    return log_curve
+
+
+def _hump(u: Array, theta: Array, smallest: float) -> tuple[Array, Array]:
+    """ln(E + A e^(-b u)) + h exp(-((u - m)/w)^2 / 2); theta = (rho, ln A, b, h, m, ln w)."""
+    share = _sigmoid(theta[:, :1])
+    b, h, m, w = theta[:, 2:3], theta[:, 3:4], theta[:, 4:5], np.exp(np.clip(theta[:, 5:6], -20, 20))
+    part = np.exp(np.clip(theta[:, 1:2] - b * u, -60, 60))
+    y = smallest * share + part
+    z = (u - m) / w
+    bump = np.exp(-(z**2) / 2)
+    columns = [
+        smallest * share * (1 - share) / y,
+        part / y,
+        -u * part / y,
+        bump,
+        h * bump * z / w,
+        h * bump * z**2,
+    ]
+    return np.log(y) + h * bump, np.stack(columns, axis=-1)
+
+
+def _prior_m4(data: _Data) -> _Prior:
+    """Half of the smallest y may be irreducible; exponent about 0.6; the start is near the first points."""
+    lo, hi = data.spread
+    y = np.exp(data.v)
+    width = np.log(y.max() - 0.5 * y.min())
+    return _Prior(
+        np.array([-0.5, width, lo + 0.3 * (hi - lo), np.log(0.6), 0.0]),
+        np.array([2.0, 0.7, hi - lo, 0.5, 0.5]),
+    )
+
+
+def _prior_broken(data: _Data) -> _Prior:
+    lo, hi = data.spread
+    return _Prior(
+        np.array([-0.5, np.median(data.v), 0.1, 0.2, (lo + hi) / 2, np.log(0.3)]),
+        np.array([2.0, 2.0, 0.15, 0.4, 0.3 * (hi - lo), 1.0]),
+    )
+
+
+def _prior_shifted(data: _Data) -> _Prior:
+    return _Prior(
+        np.array([-3.0, np.median(data.v), -data.u[-1] - 1.0, 0.25]),
+        np.array([2.0, 2.0, 3.0, 0.25]),
+    )
+
+
+def _prior_hump(data: _Data) -> _Prior:
+    lo, hi = data.spread
+    return _Prior(
+        np.array([-0.5, np.median(data.v) + np.log(0.7), 0.5, 0.0, lo + 0.7 * (hi - lo), np.log(0.4)]),
+        np.array([2.0, 1.5, 0.5, 0.3, 0.4 * (hi - lo), 0.5]),
+    )
+
+
+def _family_starts(family: curves.Family) -> Callable[[_Data, _Prior], Array]:
+    """The family's own grid, as it is and pulled towards the prior, at three irreducible shares."""
+
+    def starts(data: _Data, prior: _Prior) -> Array:
+        lo, hi = (np.array([end]) for end in data.spread)
+        grid = family.starts(lo, hi)[0]
+        mean, sd = prior.mean[2:], prior.sd[2:]
+        grid = np.concatenate([grid, np.clip(grid, mean - 1.5 * sd, mean + 1.5 * sd), mean[None]])
+        shape = np.log(np.maximum(family.shapes(data.u, grid).phi[..., -1], 1e-300))
+        return np.concatenate([_levelled(data, rho, shape, grid) for rho in (-3.0, 0.0, 2.0)])
+
+    return starts
+
+
+def _levelled(data: _Data, rho: float, shape: Array, rest: Array) -> Array:
+    """Starts theta [S, p] whose factor A fits the level: mean of ln(y - E) - ln phi."""
+    y = np.exp(data.v)
+    above = np.log(y - y.min() * float(_sigmoid(np.array(rho))))
+    level = np.mean(above - shape, axis=1)
+    return np.concatenate([np.full((len(rest), 1), rho), level[:, None], rest], axis=1)
+
+
+def _hump_starts(data: _Data, prior: _Prior) -> Array:
+    lo, hi = data.spread
+    places = lo + (hi - lo) * np.array([0.3, 0.5, 0.65, 0.8, 0.95])
+    bumps = np.array([[h, m, np.log(w)] for m in places for w in (0.2, 0.5) for h in (0.02, 0.3)])
+    grid = np.concatenate([np.insert(bumps, 0, b, axis=1) for b in (0.15, 0.5, 1.5)])
+    shape = -grid[:, :1] * data.u
+    return np.concatenate([_levelled(data, rho, shape, grid) for rho in (-2.0, 0.0, 2.0)])
+
+
+def _law(name: str, prior: Callable[[_Data], _Prior]) -> _Law:
+    family = curves.find(name)
+    return _Law(name, _with_offset(family), prior, _family_starts(family))
+
+
+_LAWS = (
+    _law("m4", _prior_m4),
+    _law("broken_power", _prior_broken),
+    _law("shifted_power", _prior_shifted),
+    _Law("hump", _hump, _prior_hump, _hump_starts),
+)
+
+
+# ----------------------------------------------------------------------------- posterior modes
+
+
+class _Said(NamedTuple):
+    """One description's forecast."""
+
+    name: str
+    ln_y: Array
+    """[m]"""
+    variance: Array
+    """[m] of a measured ln y."""
+    log_evidence: float
+
+
+def _predict(law: _Law, data: _Data, u_new: Array) -> _Said:
+    """Posterior mode, Laplace variance and Laplace evidence of one law."""
+    prior = law.prior(data)
+    smallest = float(np.exp(data.v.min()))
+    theta = law.starts(data, prior)
+    sigma = 0.03
+    cost = _cost(law, data, prior, smallest, sigma, theta)
+    theta = theta[np.argsort(cost)[:4]]
+    for keep, steps in ((4, 12), (2, 12), (1, 16)):
+        theta, cost = _climb(law, data, prior, smallest, sigma, theta, steps)
+        theta = theta[np.argsort(cost)[:keep]]
+        sigma = _noise(law, data, smallest, theta[0])
+    theta, cost = _climb(law, data, prior, smallest, sigma, theta[:1], 10)
+    gram, _ = _curvature(law, data, prior, smallest, sigma, theta)
+    ln_y, gradient = law.log_curve(u_new, theta, smallest)
+    own = np.einsum("mp,mp->m", gradient[0], np.linalg.solve(gram[0], gradient[0].T).T)
+    evidence = (
+        -cost[0] / 2
+        - len(data.u) * np.log(sigma)
+        - np.log(prior.sd).sum()
+        - np.linalg.slogdet(gram[0])[1] / 2
+    )
+    return _Said(law.name, ln_y[0], own + sigma**2, float(evidence))
+
+
+def _noise(law: _Law, data: _Data, smallest: float, theta: Array) -> float:
+    """Standard deviation of one measured ln y: residuals and two pseudo-points at 1 %."""
+    residual = data.v - law.log_curve(data.u, theta[None], smallest)[0][0]
+    freedom = max(len(data.u) - len(theta) / 2, 1.0)
+    return float(np.sqrt((np.sum(data.repeats * residual**2) + 2 * 0.01**2) / (freedom + 2)))
+
+
+def _cost(law: _Law, data: _Data, prior: _Prior, smallest: float, sigma: float, theta: Array) -> Array:
+    """Minus twice the log posterior [S], up to a constant."""
+    residual = data.v - law.log_curve(data.u, theta, smallest)[0]
+    cost = residual**2 @ data.repeats / sigma**2 + np.sum(((theta - prior.mean) / prior.sd) ** 2, axis=1)
+    return np.where(np.isfinite(cost), cost, 1e300)
+
+
+def _curvature(
+    law: _Law, data: _Data, prior: _Prior, smallest: float, sigma: float, theta: Array
+) -> tuple[Array, Array]:
+    """Gauss-Newton Hessian [S, p, p] of half the cost, and minus its gradient [S, p]."""
+    ln_y, gradient = law.log_curve(data.u, theta, smallest)
+    weighted = gradient * (data.repeats / sigma**2)[:, None]
+    gram = np.matmul(np.swapaxes(weighted, 1, 2), gradient)
+    gram = gram + np.diag(1 / prior.sd**2)
+    downhill = np.matmul(np.swapaxes(weighted, 1, 2), (data.v - ln_y)[..., None])[..., 0]
+    return gram, downhill - (theta - prior.mean) / prior.sd**2
+
+
+def _climb(
+    law: _Law, data: _Data, prior: _Prior, smallest: float, sigma: float, theta: Array, steps: int
+) -> tuple[Array, Array]:
+    """Damped Gauss-Newton steps from each start; returns theta [S, p] and cost [S]."""
+    cost = _cost(law, data, prior, smallest, sigma, theta)
+    damping = np.full(len(theta), 1e-2)
+    identity = np.eye(theta.shape[1])
+    for _ in range(steps):
+        gram, downhill = _curvature(law, data, prior, smallest, sigma, theta)
+        diagonal = np.einsum("spp->sp", gram)
+        system = gram + (damping[:, None] * diagonal)[..., None] * identity
+        step = np.clip(np.linalg.solve(system, downhill[..., None])[..., 0], -2.0, 2.0)
+        trial = theta + step
+        trial_cost = _cost(law, data, prior, smallest, sigma, trial)
+        better = trial_cost < cost
+        rest = np.abs(cost - trial_cost) <= 1e-5 * np.maximum(cost, 1.0)
+        theta = np.where(better[:, None], trial, theta)
+        cost = np.where(better, trial_cost, cost)
+        damping = np.where(better, damping / 5, damping * 4)
+        if np.all(rest | (damping > 1e8)):
+            break
+    return theta, cost
+
+
+# --------------------------------------------------------------------------- no law: a local exponent
+
+_EXPONENT = (-0.15, 0.15)
+"""Prior mean and standard deviation of the long-run exponent d ln y / d ln x."""
+_WANDER = (0.05, 0.1, 0.2, 0.4, 0.8)
+"""Standard deviations of the local exponent around it, equally likely."""
+_MEMORY = (0.5, 1.0, 2.0, 4.0, 8.0)
+"""Lengths in ln x over which the local exponent is remembered, equally likely."""
+_NOISE = (0.002, 0.004, 0.008, 0.016, 0.032, 0.064)
+"""Standard deviations of one measured ln y, equally likely."""
+_LEVEL_VARIANCE = 100.0
+
+
+def _integrated_ou(a: Array, b: Array, length: Array) -> Array:
+    """Covariance of the integrals from 0 to a [i] and to b [j] of a unit Ornstein-Uhlenbeck process.
+
+    `length` [k] gives [k, i, j]. Double integral of exp(-|s - t| / length), in closed form.
+    """
+    scale = length[:, None, None]
+    first, second = a[None, :, None] / scale, b[None, None, :] / scale
+    shape = (
+        2 * np.minimum(first, second) + np.exp(-first) + np.exp(-second) - 1 - np.exp(-np.abs(first - second))
+    )
+    return np.asarray(scale**2 * shape)
+
+
+def _wandering_exponent(data: _Data, u_new: Array) -> _Said:
+    """Gaussian-process regression of ln y, averaged over the grid of wander, memory and noise."""
+    start = min(float(data.u[0]), float(u_new.min()))
+    a, b = data.u - start, u_new - start
+    mean, sd = _EXPONENT
+    length, variance = np.array(_MEMORY), np.array(_WANDER) ** 2
+    noise = np.array(_NOISE) ** 2
+
+    def covariance(left: Array, right: Array) -> Array:
+        wander = variance[:, None, None, None] * _integrated_ou(left, right, length)
+        line = sd**2 * left[:, None] * right + _LEVEL_VARIANCE
+        return (wander + line).reshape(-1, len(left), len(right))
+
+    same = covariance(a, a)[:, None] + noise[:, None, None] * np.diag(1 / data.repeats)
+    root = np.linalg.cholesky(same.reshape(-1, len(a), len(a)))
+    residual = data.v - mean * a
+    white = np.linalg.solve(root, np.broadcast_to(residual, (len(root), len(a)))[..., None])[..., 0]
+    fit = -np.sum(white**2, axis=1) / 2 - np.log(np.diagonal(root, axis1=1, axis2=2)).sum(axis=1)
+    weight = np.exp(fit - fit.max())
+    evidence = float(np.log(weight.mean()) + fit.max())
+    keep = np.flatnonzero(weight > 1e-3 * weight.sum())
+    weight = weight[keep] / weight[keep].sum()
+    which, level = keep // len(noise), noise[keep % len(noise)]
+    cross = covariance(a, b)[which]
+    whitened = np.linalg.solve(root[keep], cross)
+    centres = np.einsum("gnm,gn->gm", whitened, white[keep]) + mean * b
+    spread = _own_variance(b, length, variance, sd)[which] - np.sum(whitened**2, axis=1) + level[:, None]
+    centre = weight @ centres
+    return _Said("wandering exponent", centre, weight @ (spread + (centres - centre) ** 2), evidence)
+
+
+def _own_variance(b: Array, length: Array, variance: Array, sd: float) -> Array:
+    """Prior variance [combinations, m] of ln y at b [m]."""
+    ratio = b / length[:, None]
+    wander = length[:, None] ** 2 * (2 * ratio + 2 * np.exp(-ratio) - 2)
+    return (variance[:, None, None] * wander + sd**2 * b**2 + _LEVEL_VARIANCE).reshape(-1, len(b))
