@@ -231,7 +231,7 @@ def _local_data(study: studies.Study) -> dict[str, str]:
         return {}
     from isoflop.data import get
 
-    found = {name: get.find(name) for name in study.data}
+    found = {name: get.local(name) for name in study.data}
     return {name: str(path) for name, path in found.items() if path is not None}
 
 

@@ -116,3 +116,13 @@ def test_checksums_agree_with_copies_at_hand(shared_data: Path):
     for name, path in copies.items():
         assert hashlib.sha256(path.read_bytes()).hexdigest() == find(name).sha256
         assert path.stat().st_size == find(name).num_bytes
+
+
+def test_a_local_copy_is_found_without_a_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from isoflop.data.get import local
+
+    monkeypatch.setenv("ISOFLOP_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("ISOFLOP_SHARED_DATA", str(tmp_path))
+    assert local("points.csv") is None
+    (tmp_path / "points.csv").write_text("x\n")
+    assert local("points.csv") == tmp_path / "points.csv"

@@ -10,6 +10,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import http.client
+import os
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -119,6 +120,21 @@ def get(name: str, into: Path | None = None) -> Path:
         StoreError: the folder cannot be written.
     """
     return fetch(find(name), into)
+
+
+def local(name: str) -> Path | None:
+    """The copy of a data set that is on this machine already, or None; nothing is fetched.
+
+    Looked for in the cache under its name in the catalogue, and then as the file or folder of that name in
+    the folder that the environment variable ISOFLOP_SHARED_DATA names.
+    """
+    for item in _CATALOGUE:
+        path = default_cache_dir() / "public" / item.name / item.file_name
+        if item.name == name and path.exists():
+            return path
+    shared = os.environ.get("ISOFLOP_SHARED_DATA")
+    path = Path(shared) / name if shared else None
+    return path if path is not None and path.exists() else None
 
 
 def fetch(item: PublicData, into: Path | None = None, *, timeout_s: float = TIMEOUT_S) -> Path:
