@@ -158,6 +158,19 @@ def compare_estimates(
     )
 
 
+def wilson_interval(num_right: float, num: int, *, level: float = 0.95) -> tuple[float, float]:
+    """Interval of a share (Wilson 1927): all shares that the score test accepts.
+
+    Raises ValueError when `num_right` is not between 0 and `num`, or `num` is 0.
+    """
+    if num < 1 or not 0 <= num_right <= num:
+        raise ValueError(f"{num_right} of {num} is not a share; give a count and a total of at least 1")
+    z = _z(level)
+    centre = (num_right + z * z / 2) / (num + z * z)
+    half = z / (num + z * z) * math.sqrt(num_right * (num - num_right) / num + z * z / 4)
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
 # ------------------------------------------------------------------------------- from items
 
 

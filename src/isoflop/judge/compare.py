@@ -123,6 +123,14 @@ def _headline(rows: list[dict[str, Any]]) -> dict[str, Any]:
     return {name: {row["task"]: row[name] for row in rows} for name in names}
 
 
+def share_estimate(num_right: int, num: int, *, level: float = 0.95) -> Estimate:
+    """A share with its Wilson interval, or the reason why there is none."""
+    if num == 0:
+        return Estimate(value=None, unit="share", reason="nothing to count")
+    lo, hi = tests.wilson_interval(num_right, num, level=level)
+    return Estimate(value=num_right / num, unit="share", lo=lo, hi=hi, level=level, method="Wilson interval")
+
+
 # ----------------------------------------------------------------------- which with which
 
 

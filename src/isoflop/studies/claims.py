@@ -150,6 +150,7 @@ CLAIMS: tuple[Claim, ...] = (
         "Curves of loss against size at equal compute are nearly flat around their minimum: a wrong size by "
         "a factor of a few costs almost nothing.",
         "data model train flops plan fit judge",
+        "flatness",
     ),
     _claim(
         "P5.4",
