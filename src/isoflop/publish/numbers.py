@@ -97,6 +97,9 @@ def formatted(value: Scalar, spec: str) -> str:
     text = re.sub(r"(?<=\d)\.0+(?=×10)", "", text)
     if text.startswith("x") and spec.startswith("x"):
         text = f"×{text[1:]}"
+    text = re.sub(
+        r"(?<![\d,])(\d),(\d{3})(?![\d,])", r"\1\2", text
+    )  # four figures stand together, as in `number`
     return text.replace("-", "−").replace(",", _NARROW_SPACE)
 
 

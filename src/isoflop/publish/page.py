@@ -121,13 +121,14 @@ def _context(
         "css": Markup(_style_sheet()),
         "figures": [_figure_view(one) for one in drawn],
         "facts": _facts(data),
-        "statements": [_statement_view(statement) for statement in verdict.statements],
+        "statements": [_statement_view(statement, plan) for statement in verdict.statements],
         "tables": views[:-1],
         "runs_table": views[-1],
         "cost": _cost_view(verdict.cost, plan),
         "exclusions": _exclusions(verdict.exclusions, verdict.fits),
         "fits": [_fit_view(fit) for fit in verdict.fits],
         "rule_parameters": [(name, numbers.number(value)) for name, value in plan.rule.parameters.items()],
+        "all_declared": all(s.text in plan.rule.statements for s in verdict.statements),
         "options": [(name, numbers.number(value)) for name, value in plan.options.items()],
         "plan_fingerprint": plan.fingerprint(),
         "checklist": checklist(data),
@@ -240,8 +241,9 @@ def _facts(data: StudyData) -> list[tuple[str, str]]:
     return facts
 
 
-def _statement_view(statement: Statement) -> dict[str, Any]:
+def _statement_view(statement: Statement, plan: Plan) -> dict[str, Any]:
     return {
+        "declared": statement.text in plan.rule.statements,
         "text": statement.text,
         "outcome": statement.outcome,
         "because": statement.because,
@@ -252,11 +254,17 @@ def _statement_view(statement: Statement) -> dict[str, Any]:
 
 def estimate_text(estimate: Estimate) -> dict[str, str]:
     """An estimate in words: value with unit, interval with level, method, and why something is missing."""
-    unit = f" {estimate.unit}" if estimate.unit else ""
+    sign, unit = (
+        ("×", "") if estimate.unit == "factor" else ("", f" {estimate.unit}" if estimate.unit else "")
+    )
+
+    def words(value: float | None, missing: str) -> str:
+        return missing if value is None else f"{sign}{numbers.number(value)}"
+
     has_interval = estimate.lo is not None or estimate.hi is not None
     return {
-        "value": f"{numbers.number(estimate.value)}{unit}",
-        "interval": f"{numbers.number(estimate.lo)} to {numbers.number(estimate.hi)}" if has_interval else "",
+        "value": words(estimate.value, "no value") + (unit if estimate.value is not None else ""),
+        "interval": f"{words(estimate.lo, 'open')} to {words(estimate.hi, 'open')}" if has_interval else "",
         "level": f"{100 * estimate.level:g} %",
         "method": estimate.method,
         "reason": estimate.reason or "",
@@ -322,35 +330,46 @@ def _certificate_text(certificate: Certificate) -> str:
     return "; ".join([*parts, *([certificate.note] if certificate.note else [])])
 
 
-def _provenance(data: StudyData) -> list[tuple[str, list[tuple[str, str]]]]:
-    """Where plan, runs and verdict were made; runs that agree are told once."""
-    groups: list[tuple[str, list[tuple[str, str]]]] = []
+@dataclass(frozen=True, kw_only=True)
+class Versions:
+    """What was made with which versions: one column each for plan, runs, verdict and this page."""
+
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, tuple[str, ...]], ...]
+
+
+def _provenance(data: StudyData) -> Versions:
+    """Where plan, runs and verdict were made; runs that agree share a column."""
+    groups: list[tuple[str, dict[str, str]]] = []
     if data.plan.provenance is not None:
         groups.append(("Plan", _provenance_rows(data.plan.provenance, started=True)))
     kinds: dict[tuple[tuple[str, str], ...], int] = {}
     for run in data.runs:
         if run.record is not None:
-            rows = tuple(_provenance_rows(run.record.provenance, started=False))
+            rows = tuple(_provenance_rows(run.record.provenance, started=False).items())
             kinds[rows] = kinds.get(rows, 0) + 1
-    groups += [(f"{count} run{'s' * (count > 1)}", list(rows)) for rows, count in kinds.items()]
+    groups += [(f"{count} run{'s' * (count > 1)}", dict(rows)) for rows, count in kinds.items()]
     if data.verdict.provenance is not None:
         groups.append(("Verdict", _provenance_rows(data.verdict.provenance, started=True)))
-    groups.append(("This report", list(versions().items())))
-    return groups
+    groups.append(("This page", versions()))
+    names = list(dict.fromkeys(name for _, made in groups for name in made))
+    return Versions(
+        columns=tuple(title for title, _ in groups),
+        rows=tuple((name, tuple(made.get(name, "") for _, made in groups)) for name in names),
+    )
 
 
-def _provenance_rows(made: Provenance, *, started: bool) -> list[tuple[str, str]]:
-    rows = [("isoflop", made.isoflop), ("Python", made.python)]
+def _provenance_rows(made: Provenance, *, started: bool) -> dict[str, str]:
+    rows = {"isoflop": made.isoflop, "Python": made.python}
     if made.torch:
-        rows.append(("PyTorch", made.torch))
+        rows["PyTorch"] = made.torch
     if made.commit:
-        state = {None: "", True: " with uncommitted changes", False: ""}[made.dirty]
-        rows.append(("Commit", f"{made.commit[:12]}{state}"))
+        rows["Commit"] = made.commit[:12] + (" with uncommitted changes" if made.dirty else "")
     if made.machine:
-        rows.append(("Machine", made.machine))
-    rows.append(("Device", f"{made.device}, {made.num_workers} worker{'s' * (made.num_workers != 1)}"))
+        rows["Machine"] = made.machine
+    rows["Device"] = f"{made.device}, {made.num_workers} worker{'s' * (made.num_workers != 1)}"
     if started and made.started:
-        rows.append(("Made", made.started))
+        rows["Made"] = made.started
     return rows
 
 
@@ -361,11 +380,11 @@ def versions() -> dict[str, str]:
 
     import isoflop
 
-    packages = ("matplotlib", "jinja2", "duckdb", "numpy")
+    packages = {"NumPy": "numpy", "Matplotlib": "matplotlib", "Jinja": "jinja2", "DuckDB": "duckdb"}
     return {
         "isoflop": isoflop.__version__,
         "Python": platform.python_version(),
-        **{name: importlib.metadata.version(name) for name in packages},
+        **{name: importlib.metadata.version(package) for name, package in packages.items()},
     }
 
 
@@ -390,7 +409,7 @@ def _corpus(plan: Plan) -> list[tuple[str, str]]:
     ]
 
 
-# Shape as well as colour and word: a disc with a tick, a square with a cross, a diamond with a question mark.
+# Shape as well as colour and word: a disc with a tick, a square with a cross, a broken ring with a question mark.
 _ICON = '<svg class="icon" viewBox="0 0 24 24" aria-hidden="true" focusable="false">{}</svg>'
 _STROKE = 'fill="none" stroke="var(--badge-paper)" stroke-width="2.6" stroke-linecap="round" stroke-linejoin="round"'
 ICONS: dict[str, str] = {
@@ -402,7 +421,8 @@ ICONS: dict[str, str] = {
         f'<path d="M8 8l8 8M16 8l-8 8" {_STROKE}/>'
     ),
     "cannot tell": _ICON.format(
-        '<path d="M12 .8L23.2 12 12 23.2.8 12z" fill="currentColor"/>'
-        f'<path d="M9.4 9.6a2.7 2.7 0 1 1 4 2.4c-1 .5-1.4 1-1.4 2M12 17.2v.1" {_STROKE}/>'
+        '<g fill="none" stroke="currentColor" stroke-width="2.4" stroke-linecap="round" stroke-linejoin="round">'
+        '<circle cx="12" cy="12" r="10.4" stroke-dasharray="4.1 2.43"/>'
+        '<path d="M9.1 9.3a2.95 2.95 0 1 1 4.6 2.5c-1.1.8-1.7 1.2-1.7 2.3M12 17.3v.1"/></g>'
     ),
 }

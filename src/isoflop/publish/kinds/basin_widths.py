@@ -9,9 +9,9 @@ from __future__ import annotations
 import itertools
 
 from isoflop.publish import marks
-from isoflop.publish.evidence import PublishError, StudyData, as_float
+from isoflop.publish.evidence import PublishError, Row, StudyData, as_float
 from isoflop.publish.ink import MARKERS, series
-from isoflop.publish.kinds.words import counting
+from isoflop.publish.kinds.words import NO_VALUE, OPEN_END, counting, grouped
 from isoflop.publish.numbers import power_of_ten
 from isoflop.publish.sheet import Sheet
 from isoflop.records import Figure
@@ -48,31 +48,34 @@ def draw(figure: Figure, data: StudyData, sheet: Sheet) -> tuple[str, ...]:
     ax.grid(visible=False, axis="x")
     for at, text in REFERENCES:
         marks.reference_line(ax, "y", at, text)
-    notes = []
     for row in rows:
         budget = as_float(row["budget"])
         if budget is None:
             continue
         place = conventions.index(str(row["convention"]))
         shift = step ** (0.16 * (place - (len(conventions) - 1) / 2))
-        bar = marks.Bar(
-            value=as_float(row["half_width"]),
-            lo=as_float(row["half_width_lo"]),
-            hi=as_float(row["half_width_hi"]),
-        )
         ink = series(len(conventions))[place]
-        marks.draw_bar(ax, "y", budget * shift, bar, ink, marker=MARKERS[place % len(MARKERS)], size=6)
-        reason = str(row["reason"] or "the table gives no reason").rstrip(".")
-        if bar.value is None:
-            notes.append(f"{power_of_ten(budget)} FLOPs: no width ({reason}).")
-        elif marks.is_open(bar):
-            notes.append(
-                f"{power_of_ten(budget)} FLOPs: an arrow marks an open end of the interval ({reason})."
-            )
+        marks.draw_bar(ax, "y", budget * shift, _bar(row), ink, marker=MARKERS[place % len(MARKERS)], size=6)
     if len(conventions) > 1:
         entries = [
             marks.KeyEntry(text=counting(name), sign="bar", marker=MARKERS[i % len(MARKERS)], ink=ink)
             for i, (name, ink) in enumerate(zip(conventions, series(len(conventions)), strict=True))
         ]
         marks.draw_key(sheet.drawing, entries, columns=1 if sheet.narrow else len(entries))
-    return tuple(notes)
+    return _notes(rows, several=len(conventions) > 1)
+
+
+def _bar(row: Row) -> marks.Bar:
+    values = [as_float(row[name]) for name in ("half_width", "half_width_lo", "half_width_hi")]
+    return marks.Bar(value=values[0], lo=values[1], hi=values[2])
+
+
+def _notes(rows: list[Row], *, several: bool) -> tuple[str, ...]:
+    def where(row: Row) -> str:
+        at = f"{power_of_ten(as_float(row['budget']) or 0.0)} FLOPs"
+        return f"{counting(str(row['convention']))} at {at}" if several else at
+
+    return (
+        *grouped(OPEN_END, [(where(row), row["reason"]) for row in rows if marks.is_open(_bar(row))]),
+        *grouped(NO_VALUE, [(where(row), row["reason"]) for row in rows if _bar(row).value is None]),
+    )

@@ -9,6 +9,7 @@ from __future__ import annotations
 from isoflop.publish import marks
 from isoflop.publish.evidence import PublishError, Row, StudyData, as_float
 from isoflop.publish.ink import INK, MARKERS, MUTED, series
+from isoflop.publish.kinds.words import NO_VALUE, OPEN_END, grouped
 from isoflop.publish.sheet import Sheet
 from isoflop.records import Figure
 
@@ -35,7 +36,7 @@ def draw(figure: Figure, data: StudyData, sheet: Sheet) -> tuple[str, ...]:
     _draw_rows(ax, rows, groups, bool(headings), lines, sheet)
     if reference is not None:
         marks.reference_line(ax, "x", reference, str(figure.options.get("reference_label", "")))
-    return tuple(note for row in rows for note in _notes(row))
+    return _notes(rows, headed=bool(headings))
 
 
 def _draw_rows(ax, rows: list[Row], groups: list[str], headed: bool, lines: float, sheet: Sheet) -> None:  # type: ignore[no-untyped-def]
@@ -51,7 +52,7 @@ def _draw_rows(ax, rows: list[Row], groups: list[str], headed: bool, lines: floa
         for row in rows:
             if str(row.get("group") or "") != group:
                 continue
-            bar = marks.Bar(value=as_float(row["value"]), lo=as_float(row["lo"]), hi=as_float(row["hi"]))
+            bar = _bar(row)
             if bar.value is None:
                 ax.annotate("no value", (0.5, place), xycoords=ax.get_yaxis_transform(), color=MUTED.light, ha="center",
                             va="center", fontsize=8.6, fontstyle="italic")  # fmt: skip
@@ -70,11 +71,15 @@ def _wrapped(text: str, width: int) -> str:
     return "\n".join(textwrap.wrap(text, width)) or " "
 
 
-def _notes(row: Row) -> list[str]:
-    value, lo, hi = (as_float(row[name]) for name in ("value", "lo", "hi"))
-    reason = str(row.get("reason") or "the table gives no reason").rstrip(".")
-    if value is None:
-        return [f"{row['label']}: no value ({reason})."]
-    if lo is None or hi is None:
-        return [f"{row['label']}: an arrow marks an open end of the interval ({reason})."]
-    return []
+def _bar(row: Row) -> marks.Bar:
+    return marks.Bar(value=as_float(row["value"]), lo=as_float(row["lo"]), hi=as_float(row["hi"]))
+
+
+def _notes(rows: list[Row], *, headed: bool) -> tuple[str, ...]:
+    def where(row: Row) -> str:
+        return f"{row['label']}, {row['group']}" if headed else str(row["label"])
+
+    return (
+        *grouped(OPEN_END, [(where(row), row.get("reason")) for row in rows if marks.is_open(_bar(row))]),
+        *grouped(NO_VALUE, [(where(row), row.get("reason")) for row in rows if _bar(row).value is None]),
+    )

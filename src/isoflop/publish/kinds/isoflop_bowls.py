@@ -16,10 +16,10 @@ import numpy as np
 from isoflop.publish import marks
 from isoflop.publish.evidence import PublishError, Row, StudyData, as_float
 from isoflop.publish.ink import MARKERS, PAPER, Ink, series
-from isoflop.publish.kinds.words import counting
+from isoflop.publish.kinds.words import OPEN_END, counting, grouped
 from isoflop.publish.numbers import compact, power_of_ten
 from isoflop.publish.sheet import Sheet
-from isoflop.records import Figure
+from isoflop.records import Figure, Scalar
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -61,7 +61,7 @@ def draw(figure: Figure, data: StudyData, sheet: Sheet) -> tuple[str, ...]:
         _draw_optimum(ax, profile)
     sheet.settle()
     marks.label_ends(ax, [_label(profile, convention, sheet) for profile in profiles])
-    return tuple(note for profile in profiles for note in _notes(profile))
+    return _notes(profiles)
 
 
 def _profiles(figure: Figure, data: StudyData, convention: str) -> list[_Profile]:
@@ -261,20 +261,28 @@ def _key(profiles: list[_Profile]) -> list[marks.KeyEntry]:
     return entries
 
 
-def _notes(profile: _Profile) -> list[str]:
-    """What is open or missing at this budget, with the reason that the table gives."""
-    bowl, at = profile.bowl, f"{power_of_ten(profile.budget)} FLOPs"
-    if bowl is None:
-        return [f"{at}: no curve was fitted."]
-    reason = str(bowl["reason"] or "the table gives no reason").rstrip(".")
-    found = _optimum(profile)
-    if bowl["status"] == "refused":
-        return [f"{at}: the fit was refused and is dashed, without an optimum ({reason})."]
-    if found is None:
-        return [f"{at}: no best size ({reason})."]
-    notes = []
-    if marks.is_open(found[0]):
-        notes.append(f"{at}: an arrow marks an end of the best size's interval that is open ({reason}).")
-    if bowl["basin_lo"] is None or bowl["basin_hi"] is None:
-        notes.append(f"{at}: the basin is open on one side or both ({reason}).")
-    return notes
+def _notes(profiles: list[_Profile]) -> tuple[str, ...]:
+    """What is open or missing, with the reasons that the table gives."""
+    refused: list[tuple[str, Scalar]] = []
+    missing: list[tuple[str, Scalar]] = []
+    open_ends: list[tuple[str, Scalar]] = []
+    open_basins: list[tuple[str, Scalar]] = []
+    for profile in profiles:
+        at, bowl = f"{power_of_ten(profile.budget)} FLOPs", profile.bowl
+        if bowl is None:
+            missing.append((at, "no curve was fitted"))
+        elif bowl["status"] == "refused":
+            refused.append((at, bowl["reason"]))
+        elif (found := _optimum(profile)) is None:
+            missing.append((at, bowl["reason"]))
+        else:
+            if marks.is_open(found[0]):
+                open_ends.append((at, bowl["reason"]))
+            if bowl["basin_lo"] is None or bowl["basin_hi"] is None:
+                open_basins.append((at, bowl["reason"]))
+    return (
+        *grouped(OPEN_END, open_ends),
+        *grouped("A basin that is open on a side is shaded to the end of the fitted sizes", open_basins),
+        *grouped("A dashed curve is a refused fit, without a best size", refused),
+        *grouped("Without a best size", missing),
+    )

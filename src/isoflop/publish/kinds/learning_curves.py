@@ -67,7 +67,7 @@ def draw(figure: Figure, data: StudyData, sheet: Sheet) -> tuple[str, ...]:
         ]
         if any(curve.run.status == "diverged" for curve in curves):
             entries.append(marks.KeyEntry(text="diverged", sign="cross"))
-        marks.draw_key(sheet.drawing, entries, columns=len(entries))
+        marks.draw_key(sheet.drawing, entries, columns=2 if sheet.narrow else len(entries))
     sheet.settle()
     _label_groups(ax, curves, inks)
     silent = [run.spec.name for run in data.runs if run.folder is not None and not run.loss_curve.size]

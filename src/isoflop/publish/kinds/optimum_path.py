@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from isoflop.publish import marks
 from isoflop.publish.evidence import PublishError, Row, StudyData, as_float
 from isoflop.publish.ink import ACCENT, MUTED
-from isoflop.publish.kinds.words import counting
+from isoflop.publish.kinds.words import NO_VALUE, OPEN_END, counting, grouped
 from isoflop.publish.numbers import compact, number, power_of_ten
 from isoflop.publish.sheet import Sheet
 from isoflop.records import Figure
@@ -39,7 +39,6 @@ def draw(figure: Figure, data: StudyData, sheet: Sheet) -> tuple[str, ...]:
     names = ("N_opt", "N_opt_lo", "N_opt_hi")
     sizes = [as_float(row[name]) for row in bowls for name in names]
     extent = marks.limits(sizes if any(sizes) else [1.0], log=True, pad=0.1)
-    notes: list[str] = []
     for index, (ax, convention) in enumerate(zip(panels, conventions, strict=True)):
         last = not sheet.narrow or index == len(conventions) - 1
         marks.set_axis(
@@ -50,11 +49,8 @@ def draw(figure: Figure, data: StudyData, sheet: Sheet) -> tuple[str, ...]:
         ax.set_title(counting(convention).capitalize().replace("flops", "FLOPs"))
         if convention in lines:
             _draw_power(ax, lines[convention], budgets)
-        notes += _draw_optima(ax, convention, [row for row in bowls if row["convention"] == convention])
-    notes += [
-        note for convention in conventions if (note := _unidentified(convention, lines.get(convention)))
-    ]
-    return tuple(notes)
+        _draw_optima(ax, [row for row in bowls if row["convention"] == convention])
+    return _notes(bowls, {name: row for name, row in lines.items() if name in conventions})
 
 
 def _draw_power(ax: Axes, row: Row, budgets: marks.Limits) -> None:
@@ -88,27 +84,24 @@ def _two(value: float | None) -> float | None:
     return None if value is None else round(value, 2)
 
 
-def _draw_optima(ax: Axes, convention: str, rows: list[Row]) -> list[str]:
-    notes = []
+def _draw_optima(ax: Axes, rows: list[Row]) -> None:
     for row in rows:
         budget = as_float(row["budget"])
-        bar = marks.Bar(
-            value=as_float(row["N_opt"]), lo=as_float(row["N_opt_lo"]), hi=as_float(row["N_opt_hi"])
-        )
-        if budget is None:
-            continue
-        marks.draw_bar(ax, "y", budget, bar, ACCENT, marker="o", size=7)
-        reason = str(row["reason"] or "the table gives no reason").rstrip(".")
-        where = f"{counting(convention)}, {power_of_ten(budget)} FLOPs"
-        if bar.value is None:
-            notes.append(f"{where}: no best size ({reason}).")
-        elif marks.is_open(bar):
-            notes.append(f"{where}: an arrow marks an open end of the interval ({reason}).")
-    return notes
+        if budget is not None:
+            marks.draw_bar(ax, "y", budget, _bar(row), ACCENT, marker="o", size=7)
 
 
-def _unidentified(convention: str, row: Row | None) -> str | None:
-    if row is None or row["identified"]:
-        return None
-    reason = str(row["note"] or "no reason given").rstrip(".")
-    return f"{counting(convention)}: the exponent is not identified ({reason})."
+def _bar(row: Row) -> marks.Bar:
+    return marks.Bar(value=as_float(row["N_opt"]), lo=as_float(row["N_opt_lo"]), hi=as_float(row["N_opt_hi"]))
+
+
+def _notes(bowls: list[Row], lines: dict[str, Row]) -> tuple[str, ...]:
+    def where(row: Row) -> str:
+        return f"{counting(str(row['convention']))} at {power_of_ten(as_float(row['budget']) or 0.0)} FLOPs"
+
+    unidentified = [(counting(name), row["note"]) for name, row in lines.items() if not row["identified"]]
+    return (
+        *grouped(OPEN_END, [(where(row), row["reason"]) for row in bowls if marks.is_open(_bar(row))]),
+        *grouped(NO_VALUE, [(where(row), row["reason"]) for row in bowls if _bar(row).value is None]),
+        *grouped("A dashed line is an exponent that is not identified", unidentified),
+    )
