@@ -535,6 +535,44 @@ class Exclusion(Record, frozen=True, kw_only=True):
     reason: str
 
 
+class NoiseAtFraction(Record, frozen=True, kw_only=True):
+    """What the loss part-way tells about the end, among seeds of one configuration."""
+
+    fraction: float
+    """Of the schedule, in (0, 1)."""
+    sd: float
+    """Standard deviation of the loss there, pooled over configurations."""
+    correlation: Estimate
+    """With the final score, pooled within configurations."""
+
+
+class NoiseEntry(Record, frozen=True, kw_only=True):
+    """Seed noise of one scale and metric."""
+
+    scale: str
+    """What kind of run, in words: "32x2, 1e+11 FLOPs", or "all scales"."""
+    metric: str
+    sd: Estimate
+    """Standard deviation of one run around its configuration's mean."""
+    df: float
+    num_runs: int
+    num_configurations: int
+    """With at least two seeds each."""
+    homogeneity_p: float | None = None
+    """p value of equal spreads among the configurations; small: they should not be pooled."""
+    part_way: tuple[NoiseAtFraction, ...] = ()
+
+
+class NoiseModel(Record, frozen=True, kw_only=True):
+    """Seed noise learned from finished runs: the asset that plans seeds, looks and early stops."""
+
+    entries: tuple[NoiseEntry, ...]
+    sources: tuple[str, ...]
+    """Folders whose runs were read."""
+    exclusions: tuple[Exclusion, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
 class Certificate(Record, frozen=True, kw_only=True):
     """Evidence that a fit is at its optimum."""
 
@@ -672,6 +710,7 @@ _RECORDS: dict[str, type[Record]] = {
         Verdict,
         CorpusRecord,
         Calibration,
+        NoiseModel,
         Attempt,
         Table,
     )
