@@ -56,11 +56,11 @@ def _file_of(module: str, path: str) -> Path:
     return Path(spec.origin)
 
 
-def resolve(ref: FunctionRef) -> Callable[..., Any]:
-    """The function itself, with its options bound.
+def check(ref: FunctionRef) -> None:
+    """Refuse a function that is gone, or whose source is no longer what the run was planned with.
 
     Raises:
-        RefError: it is gone, or its source is no longer what the run was planned with.
+        RefError: with the two hashes.
     """
     found = source_sha256(ref.path)
     if found != ref.source_sha256:
@@ -68,6 +68,15 @@ def resolve(ref: FunctionRef) -> Callable[..., Any]:
             f"{ref.path} has changed since this run was planned (code {found[:8]}, planned {ref.source_sha256[:8]}): "
             "plan again, or go back to the code of the plan"
         )
+
+
+def resolve(ref: FunctionRef) -> Callable[..., Any]:
+    """The function itself, with its options bound.
+
+    Raises:
+        RefError: it is gone, or its source is no longer what the run was planned with.
+    """
+    check(ref)
     module, _, name = ref.path.partition(":")
     function = getattr(importlib.import_module(module), name)
     return functools.partial(function, **ref.options) if ref.options else function

@@ -17,7 +17,7 @@ import json
 import os
 import shutil
 import warnings
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from isoflop.dist.states import folder_of, steps
 from isoflop.store import StoreError
 
 MODEL = "model.safetensors"
@@ -52,18 +53,6 @@ class Checkpoint:
     model: Mapping[str, Tensor]
     optimizer: Mapping[str, Tensor]
     state: Mapping[str, Any]
-
-
-def folder_of(root: Path, step: int) -> Path:
-    """Folder of the checkpoint after `step` updates."""
-    return root / f"step-{step:08d}"
-
-
-def steps(root: Path) -> list[int]:
-    """Steps of which there is a checkpoint, ascending; their content is not checked."""
-    if not root.is_dir():
-        return []
-    return sorted(int(path.name[5:]) for path in root.iterdir() if path.name.startswith("step-"))
 
 
 def save(root: Path, checkpoint: Checkpoint) -> Path:
@@ -145,16 +134,6 @@ def latest(root: Path, *, at_most: int | None = None) -> Checkpoint | None:
         except CheckpointError as error:
             warnings.warn(f"{error}; going back to the one before it", RuntimeWarning, stacklevel=2)
     return None
-
-
-def prune(root: Path, keep: Collection[int]) -> None:
-    """Delete the checkpoints of all other steps, and what a kill left half-written."""
-    if not root.is_dir():
-        return
-    for path in root.iterdir():
-        named = path.name.startswith("step-") and int(path.name[5:]) in keep
-        if path.name.startswith(".step-") or (path.name.startswith("step-") and not named):
-            shutil.rmtree(path, ignore_errors=True)
 
 
 @dataclass(frozen=True, kw_only=True)

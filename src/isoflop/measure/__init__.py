@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from isoflop.measure import reported
 from isoflop.records import Measurement
 from isoflop.store import RunFolder, StoreError
 
@@ -24,6 +25,10 @@ def measure_run(folder: RunFolder, *, device: str = "cpu") -> Measurement:
     spec = folder.read_spec()
     if spec.evaluate is None:
         raise StoreError(f"{folder.path.name} names no score to take (its EvalSpec is empty)")
+    if spec.command is not None:
+        measurement = reported.measurement(spec, folder)
+        folder.write_measurements((measurement,))
+        return measurement
     weights = folder.checkpoints / "final"
     if not weights.is_dir():
         raise StoreError(f"{folder.path} holds no final weights; delete the folder to train the run again")
@@ -34,6 +39,6 @@ def measure_run(folder: RunFolder, *, device: str = "cpu") -> Measurement:
     windows = validation_windows(
         open_corpus(spec.data.sources[0]), spec.data.context, spec.evaluate.num_windows
     )
-    measurement: Measurement = resolve(spec.evaluate.function)(net, windows, spec, int(state["step"]))
+    measurement = resolve(spec.evaluate.function)(net, windows, spec, int(state["step"]))
     folder.write_measurements((measurement,))
     return measurement

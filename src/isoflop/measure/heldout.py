@@ -6,15 +6,13 @@ what a judge resamples. Bits per byte survive a change of tokenizer, nats per to
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 import torch
-from scipy.special import stdtrit
 from torch import nn
 
 from isoflop.data.windows import ValidationWindows
-from isoflop.records import Estimate, Measurement, RunSpec
+from isoflop.measure.groups import from_groups
+from isoflop.records import Measurement, RunSpec
 
 
 def score(net: nn.Module, windows: ValidationWindows, spec: RunSpec, step: int) -> Measurement:
@@ -33,24 +31,12 @@ def score(net: nn.Module, windows: ValidationWindows, spec: RunSpec, step: int) 
     assert spec.evaluate is not None, "a run without an EvalSpec is not scored"
     num_groups = min(spec.evaluate.num_groups, len(windows.tokens))
     group_nats, group_tokens = _group_losses(net, windows.tokens, num_groups)
-    total_tokens = group_tokens.sum()
-    total_nats = float(group_nats @ group_tokens)
-    total_bytes = int(windows.num_bytes.sum())
-    loss = total_nats / total_tokens
-    half = _half_interval(group_nats, group_tokens)
-    per_byte = total_tokens / (total_bytes * math.log(2))
-    method = f"t over {num_groups} groups of validation windows, unpaired"
-    return Measurement(
-        run=spec.fingerprint(),
-        name="heldout",
-        step=step,
-        loss=_estimate(loss, half, "nats/token", method),
-        bits_per_byte=_estimate(
-            loss * per_byte, None if half is None else half * per_byte, "bits/byte", method
-        ),
-        group_nats=tuple(group_nats.tolist()),
-        group_tokens=tuple(group_tokens.tolist()),
-        num_bytes=total_bytes,
+    return from_groups(
+        spec,
+        step,
+        group_nats,
+        group_tokens,
+        int(windows.num_bytes.sum()),
         held_fixed=(
             f"{len(windows.tokens)} evenly spaced held-out windows of {spec.data.context} tokens, the same for every "
             f"run of this corpus and tokenizer; {spec.precision}"
@@ -70,22 +56,3 @@ def _group_losses(net: nn.Module, tokens: np.ndarray, num_groups: int) -> tuple[
         nats.append(float(net.next_token_loss(torch.from_numpy(group).to(device))))  # type: ignore[operator]
     net.train(was_training)
     return np.array(nats), np.array([group.shape[0] * (group.shape[1] - 1) for group in groups])
-
-
-def _half_interval(group_nats: np.ndarray, group_tokens: np.ndarray) -> float | None:
-    """Half of the 95 % interval of the mean over groups; None when one group shows no spread."""
-    count = len(group_nats)
-    if count < 2:
-        return None
-    share = group_tokens / group_tokens.sum()
-    deviations = share * (group_nats - share @ group_nats)
-    error = math.sqrt(count / (count - 1) * float(deviations @ deviations))
-    return float(stdtrit(count - 1, 0.975)) * error
-
-
-def _estimate(value: float, half: float | None, unit: str, method: str) -> Estimate:
-    if not math.isfinite(value):
-        return Estimate(value=None, unit=unit, reason="the loss is not finite")
-    if half is None:
-        return Estimate(value=value, unit=unit, reason="one group of windows shows no spread")
-    return Estimate(value=value, unit=unit, lo=value - half, hi=value + half, method=method)

@@ -137,11 +137,8 @@ class Decoder(nn.Module):
     def features(self, tokens: Tensor) -> Tensor:
         """What the head sees: tokens [(R), B, T] to [(R), B, T, D]. Any T: positions are made as needed."""
         x = self.model.embed_tokens(tokens)
-        if fused.usable(x, self.head):
-            x = self._fused_blocks(x).mT.reshape(x.shape)
-        else:
-            x = self._blocks(x)
-        return self.model.norm(x)
+        fast = fused.usable(x, self.head)
+        return self.model.norm(self._fused_blocks(x).mT.reshape(x.shape) if fast else self._blocks(x))
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Logits [(R), B, T, V] of the next token at each position of tokens [(R), B, T]."""
@@ -167,6 +164,7 @@ class Decoder(nn.Module):
         rotary = self.rotary(x.shape[-2], x.device)
         x_DN = x.flatten(-3, -2).mT.contiguous()
         for block in self.model.layers:
+            assert isinstance(block, Block)
             x_DN = block.fused(x_DN, rotary)
         return x_DN
 
