@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 WIDTH = 100
 
 
-def table_text(head: tuple[str, ...], rows: list[tuple[str, ...]], *, left: int = 1) -> str:
+def table_text(head: tuple[str, ...], rows: Sequence[tuple[str, ...]], *, left: int = 1) -> str:
     """Columns aligned with spaces; the first `left` columns to the left, the rest to the right."""
     columns = list(zip(head, *rows, strict=True)) if rows else [(title,) for title in head]
     widths = [max(len(cell) for cell in column) for column in columns]
@@ -156,7 +157,7 @@ class FleetProgress:
             self._last = f"{event.name}: {event.loss_nats:.3f} nats"
         if event.kind in ("finished", "diverged", "failed", "cut", "reused"):
             self._done.add(event.fingerprint)
-        if event.kind in ("diverged", "failed", "killed", "cut"):
+        if event.kind in ("diverged", "failed", "killed", "cut", "stopped"):
             self._line(f"{event.name}: {event.kind}{f' ({event.reason})' if event.reason else ''}")
         now = time.monotonic()
         if self._live and now - self._said > 0.2:
@@ -293,7 +294,7 @@ def status_rows(out: Path) -> list[dict[str, Any]]:
         if folder.finished:
             record = folder.read_record()
             scores = folder.read_measurements()
-            state, step = record.status, record.num_steps
+            state, step = str(record.status), record.num_steps
             loss = scores[-1].loss.value if scores else record.final_train_loss_nats
         else:
             metrics = [row for row in folder.read_metrics() if "step" in row]

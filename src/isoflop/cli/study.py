@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from isoflop.cli.main import CONTEXT, Group, main, say, verb
+
+if TYPE_CHECKING:
+    from isoflop.records import Plan
 
 budget_option = click.option(
     "--budget", help='As people write it: "4min", "3e12 FLOPs", "2 H100-days", "$200".'
@@ -52,6 +55,11 @@ def run(
     from isoflop.console import FleetProgress, plan_text, study_text
 
     progress = FleetProgress()
+
+    def show(plan: Plan) -> None:
+        say(plan_text(plan))
+        progress.begin(plan)
+
     try:
         answer = verbs.run_study(
             study,
@@ -64,7 +72,7 @@ def run(
             workers=workers,
             reuse=reuse,
             say=say,
-            on_plan=lambda plan: (say(plan_text(plan)), progress.begin(plan))[0],
+            on_plan=show,
             on_event=progress,
         )
     finally:

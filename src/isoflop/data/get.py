@@ -133,8 +133,9 @@ def local(name: str) -> Path | None:
         if item.name == name and path.exists():
             return path
     shared = os.environ.get("ISOFLOP_SHARED_DATA")
-    path = Path(shared) / name if shared else None
-    return path if path is not None and path.exists() else None
+    if not shared or not (Path(shared) / name).exists():
+        return None
+    return Path(shared) / name
 
 
 def fetch(item: PublicData, into: Path | None = None, *, timeout_s: float = TIMEOUT_S) -> Path:
