@@ -303,6 +303,49 @@ class RunSpec(Record, frozen=True, kw_only=True):
         return f"{words[:60] or 'run'}-{self.fingerprint()[:8]}"
 
 
+class MeshSpec(Record, frozen=True, kw_only=True):
+    """How the devices of one run are arranged. Placement, never identity: a run may change it on resume.
+
+    Ranks count through `tensor` first, then `shard`, then `replicate`, so that a tensor-parallel group lies
+    within a node and only gradients cross between replicas.
+    """
+
+    replicate: int = 1
+    """Groups that each hold all weights; their gradients are averaged; >= 1."""
+    shard: int = 1
+    """Ranks over which a group spreads weights, gradients and optimizer states; >= 1."""
+    tensor: int = 1
+    """Ranks over which each matrix product is split; >= 1."""
+
+    def __post_init__(self) -> None:
+        for name in ("replicate", "shard", "tensor"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"a mesh with {name}={getattr(self, name)}: every degree is 1 or more")
+
+    @classmethod
+    def parse(cls, text: str) -> MeshSpec:
+        """Read "2x32x8" (replicate x shard x tensor). Raises ValueError with the text and an example."""
+        parts = text.lower().replace("×", "x").split("x")
+        if len(parts) != 3 or not all(part.strip().isdigit() for part in parts):
+            raise ValueError(f"{text!r} is no mesh: write replicate x shard x tensor, e.g. 2x32x8 or 1x4x1")
+        replicate, shard, tensor = map(int, parts)
+        return cls(replicate=replicate, shard=shard, tensor=tensor)
+
+    @property
+    def num_devices(self) -> int:
+        return self.replicate * self.shard * self.tensor
+
+    @property
+    def data(self) -> int:
+        """Parts into which a batch is cut: replicate x shard."""
+        return self.replicate * self.shard
+
+    @property
+    def words(self) -> str:
+        """As it is parsed, e.g. "2x32x8"."""
+        return f"{self.replicate}x{self.shard}x{self.tensor}"
+
+
 # ----------------------------------------------------------------------- what is known beforehand
 
 
@@ -703,6 +746,7 @@ _RECORDS: dict[str, type[Record]] = {
     cls.__name__: cls
     for cls in (
         RunSpec,
+        MeshSpec,
         Plan,
         RunRecord,
         Measurement,
