@@ -209,7 +209,7 @@ def plan_looks(
     alpha: float = 0.05,
     noise_df: float | None = None,
     shape: sequential.Shape = "obrien-fleming",
-    futility: float | None = 0.1,
+    futility: float | None = 0.2,
     max_seeds: int = 4096,
 ) -> sequential.GroupSequentialPlan:
     """Looks and boundaries of a group-sequential comparison that reaches `power` at its last look.

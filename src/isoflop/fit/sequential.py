@@ -74,7 +74,7 @@ class Look:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Evidence:
+class AnytimeEvidence:
     """What an anytime-valid test says after all that has been seen so far."""
 
     log_e: tuple[float, ...]
@@ -453,7 +453,7 @@ def anytime_seeds(
     alpha: float = 0.05,
     sd: float | None = None,
     effect_in_sd: float = 1.0,
-) -> Evidence:
+) -> AnytimeEvidence:
     """Seeds in the order in which they finished, seed i of A against seed i of B; look whenever you like.
 
     Args:
@@ -481,7 +481,7 @@ def anytime_seeds(
     return _evidence(path, alpha, float(d.mean()), half, method)
 
 
-def anytime_items(scores_a: ArrayLike, scores_b: ArrayLike, *, alpha: float = 0.05) -> Evidence:
+def anytime_items(scores_a: ArrayLike, scores_b: ArrayLike, *, alpha: float = 0.05) -> AnytimeEvidence:
     """Items in the order in which they were scored; look whenever you like.
 
     Right-or-wrong scores use the sign mixture, others in [0, 1] use bets. Items must be independent: with
@@ -500,10 +500,12 @@ def anytime_items(scores_a: ArrayLike, scores_b: ArrayLike, *, alpha: float = 0.
     return _evidence(path, alpha, float((b - a).mean()), None, method)
 
 
-def _evidence(path: Floats, alpha: float, difference: float, half: float | None, method: str) -> Evidence:
+def _evidence(
+    path: Floats, alpha: float, difference: float, half: float | None, method: str
+) -> AnytimeEvidence:
     crossed = np.flatnonzero(path >= -math.log(alpha))
     finite = half is not None and math.isfinite(half)
-    return Evidence(
+    return AnytimeEvidence(
         log_e=tuple(map(float, path)),
         p=float(min(1.0, math.exp(-float(path.max())))),
         stopped_at=int(crossed[0]) + 1 if len(crossed) else None,

@@ -1,0 +1,266 @@
+"""Learn the seed noise of every finished run in one or more output folders, and keep it as a record.
+
+Runs that differ by seed alone form a configuration; configurations of one net and compute form a scale. The
+statistics are in `isoflop.fit.seed_noise`; this file finds the runs, their final scores and their curves
+(a branch's curve goes on from its trunk's) and says which runs did not count.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+import numpy as np
+
+from isoflop import units
+from isoflop.fit import seed_noise
+from isoflop.records import (
+    Branch,
+    Estimate,
+    Exclusion,
+    NoiseAtFraction,
+    NoiseEntry,
+    NoiseModel,
+    RunSpec,
+    sha256_json,
+)
+from isoflop.store import RunFolder, Store
+
+ALL_SCALES = "all scales"
+
+
+@dataclass(frozen=True)
+class _Run:
+    spec: RunSpec
+    metric: str
+    final: float
+    curve: np.ndarray
+    """Loss at the fractions; NaN where the metrics do not reach."""
+
+
+def learn_noise(
+    roots: Sequence[Path | str],
+    *,
+    fractions: Sequence[float] = seed_noise.FRACTIONS,
+    level: float = 0.95,
+) -> NoiseModel:
+    """Seed noise per scale and metric, and pooled over all scales of a metric.
+
+    Args:
+        roots: output folders of studies (each with ``runs/``).
+        fractions: of the schedule, at which the loss part-way is compared with the end.
+        level: of the intervals.
+
+    Raises:
+        ValueError: no two finished runs differ by seed alone.
+    """
+    runs, exclusions = _gather(roots, fractions)
+    configurations: dict[tuple[str, str], list[_Run]] = {}
+    for run in runs:
+        configurations.setdefault((_configuration(run.spec), run.metric), []).append(run)
+    useful = []
+    for group in configurations.values():
+        if len({(run.spec.seed, run.spec.data.order_seed) for run in group}) < len(group):
+            exclusions.append(Exclusion(what=group[0].spec.name, reason="the same seed twice"))
+        elif len(group) >= 2:
+            useful.append(group)
+        else:
+            exclusions.append(
+                Exclusion(what=group[0].spec.name, reason="its configuration has one seed only")
+            )
+    if not useful:
+        raise ValueError(
+            f"no two finished runs in {', '.join(map(str, roots))} differ by seed alone; "
+            "the noise needs at least two seeds of one configuration"
+        )
+    notes: list[str] = []
+    entries = []
+    scales: dict[tuple[str, str], list[list[_Run]]] = {}
+    for group in useful:
+        scales.setdefault((_scale(group[0].spec), group[0].metric), []).append(group)
+    for (scale, metric), groups in sorted(scales.items()):
+        entries.append(_entry(scale, metric, groups, fractions, level, notes))
+    for metric in sorted({metric for _, metric in scales}):
+        groups = _one_branch_per_trunk([group for group in useful if group[0].metric == metric])
+        if len({_scale(group[0].spec) for group in groups}) > 1:
+            entries.append(_entry(ALL_SCALES, metric, groups, fractions, level, notes))
+    return NoiseModel(
+        entries=tuple(entries),
+        sources=tuple(map(str, roots)),
+        exclusions=tuple(exclusions),
+        notes=tuple(dict.fromkeys(notes)),
+    )
+
+
+def find_entry(model: NoiseModel, metric: str | None = None, scale: str = ALL_SCALES) -> NoiseEntry:
+    """The entry of a metric and scale; the pooled one by default, or the only one there is.
+
+    Raises ValueError that lists what there is.
+    """
+    fits = [entry for entry in model.entries if metric in (None, entry.metric)]
+    exact = [entry for entry in fits if entry.scale == scale]
+    if len(exact) == 1:
+        return exact[0]
+    if len(fits) == 1 and scale == ALL_SCALES:
+        return fits[0]
+    known = "; ".join(f"{entry.metric} at {entry.scale}" for entry in model.entries)
+    raise ValueError(f"no single noise entry for {metric or 'any metric'} at {scale}; there are: {known}")
+
+
+def as_seed_noise(entry: NoiseEntry) -> seed_noise.SeedNoise:
+    """The entry in the form that `isoflop.fit.seed_noise` plans with."""
+    assert entry.sd.value is not None, "learn_noise writes no entry without an sd"
+    return seed_noise.SeedNoise(
+        final=seed_noise.Spread(
+            sd=entry.sd.value,
+            df=entry.df,
+            lo=entry.sd.lo if entry.sd.lo is not None else 0.0,
+            hi=entry.sd.hi if entry.sd.hi is not None else math.inf,
+            level=entry.sd.level,
+            num_runs=entry.num_runs,
+            num_groups=entry.num_configurations,
+            homogeneity_p=entry.homogeneity_p,
+        ),
+        part_way=tuple(
+            seed_noise.PartWay(
+                fraction=part.fraction,
+                sd=part.sd,
+                correlation=part.correlation.value if part.correlation.value is not None else 0.0,
+                lo=part.correlation.lo,
+                hi=part.correlation.hi,
+            )
+            for part in entry.part_way
+        ),
+    )
+
+
+# ------------------------------------------------------------------------------- the runs
+
+
+def _gather(roots: Sequence[Path | str], fractions: Sequence[float]) -> tuple[list[_Run], list[Exclusion]]:
+    runs: dict[str, _Run] = {}
+    exclusions: list[Exclusion] = []
+    for root in roots:
+        folders = {folder.read_spec().fingerprint(): folder for folder in Store(root).run_folders()}
+        for fingerprint, folder in folders.items():
+            if fingerprint in runs:
+                continue  # the same run, reused in a second study
+            spec = folder.read_spec()
+            if not folder.finished or folder.read_record().status != "finished":
+                exclusions.append(Exclusion(what=spec.name, reason="not finished"))
+                continue
+            final = _final(folder)
+            if final is None:
+                if spec.evaluate is not None:
+                    exclusions.append(Exclusion(what=spec.name, reason="has no final score"))
+                continue  # a trunk that only carries branches is counted through them
+            runs[fingerprint] = _Run(spec, final[0], final[1], _curve(spec, folder, folders, fractions))
+    return list(runs.values()), exclusions
+
+
+def _final(folder: RunFolder) -> tuple[str, float] | None:
+    measurements = folder.read_measurements()
+    if measurements and measurements[-1].loss.value is not None:
+        return measurements[-1].name, measurements[-1].loss.value
+    loss = folder.read_record().final_train_loss_nats
+    return ("training loss", loss) if loss is not None and folder.read_spec().evaluate is None else None
+
+
+def _curve(
+    spec: RunSpec, folder: RunFolder, folders: dict[str, RunFolder], fractions: Sequence[float]
+) -> np.ndarray:
+    rows = [row for row in folder.read_metrics() if row.get("loss_nats") is not None and "step" in row]
+    if spec.branch is not None and spec.branch.parent in folders:
+        before = folders[spec.branch.parent].read_metrics()
+        start = spec.branch.step
+        rows = [row for row in before if row.get("loss_nats") is not None and row["step"] <= start] + rows
+    points = {int(row["step"]): float(row["loss_nats"]) for row in rows}  # a resumed run's last row counts
+    if len(points) < 2:
+        return np.full(len(fractions), np.nan)
+    steps = sorted(points)
+    losses = [points[step] for step in steps]
+    return seed_noise.loss_at_fractions(steps, losses, spec.num_steps, fractions)
+
+
+def _configuration(spec: RunSpec) -> str:
+    """What two runs share that differ by seed alone. A branch's trunk differs by seed too."""
+    blank = msgspec.structs.replace(
+        spec,
+        seed=0,
+        data=msgspec.structs.replace(spec.data, order_seed=0),
+        branch=None if spec.branch is None else Branch(parent="", step=spec.branch.step),
+    )
+    return blank.fingerprint()
+
+
+def _scale(spec: RunSpec) -> str:
+    return f"{spec.net.words}, {units.format_flops(spec.train_flops.flops)}"
+
+
+def _one_branch_per_trunk(groups: list[list[_Run]]) -> list[list[_Run]]:
+    """Branches of one trunk share most of their noise; of each set of trunks only the longest ones count."""
+    longest: dict[str, list[_Run]] = {}
+    for group in groups:
+        parents = sorted(
+            run.spec.branch.parent if run.spec.branch else run.spec.fingerprint() for run in group
+        )
+        key = sha256_json(parents)
+        if key not in longest or group[0].spec.num_steps > longest[key][0].spec.num_steps:
+            longest[key] = group
+    return list(longest.values())
+
+
+def _entry(
+    scale: str,
+    metric: str,
+    groups: list[list[_Run]],
+    fractions: Sequence[float],
+    level: float,
+    notes: list[str],
+) -> NoiseEntry:
+    whole = np.concatenate([np.stack([run.curve for run in group]) for group in groups])
+    there = [k for k in range(len(fractions)) if np.isfinite(whole[:, k]).all()]
+    missing = [f"{fractions[k]:g}" for k in range(len(fractions)) if k not in there]
+    if missing:
+        notes.append(
+            f"{scale}: some curves do not reach the fractions {', '.join(missing)}; these are left out"
+        )
+    finals = [[run.final for run in group] for group in groups]
+    curves = [np.stack([run.curve[there] for run in group]) for group in groups]
+    found = seed_noise.learn(curves, finals, [fractions[k] for k in there], level=level)
+    spread = found.final
+    return NoiseEntry(
+        scale=scale,
+        metric=metric,
+        sd=Estimate(
+            value=spread.sd,
+            unit="nats/token",
+            lo=spread.lo,
+            hi=spread.hi,
+            level=level,
+            method=f"pooled over {spread.num_groups} configurations, {spread.df:g} df, chi-square",
+        ),
+        df=spread.df,
+        num_runs=spread.num_runs,
+        num_configurations=spread.num_groups,
+        homogeneity_p=spread.homogeneity_p,
+        part_way=tuple(
+            NoiseAtFraction(
+                fraction=part.fraction,
+                sd=part.sd,
+                correlation=Estimate(
+                    value=part.correlation,
+                    unit="correlation",
+                    lo=part.lo,
+                    hi=part.hi,
+                    level=level,
+                    method="within configurations, Fisher interval",
+                    reason=None if part.lo is not None else "fewer than three degrees of freedom",
+                ),
+            )
+            for part in found.part_way
+        ),
+    )
