@@ -317,11 +317,6 @@ class MeshSpec(Record, frozen=True, kw_only=True):
     tensor: int = 1
     """Ranks over which each matrix product is split; >= 1."""
 
-    def __post_init__(self) -> None:
-        for name in ("replicate", "shard", "tensor"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"a mesh with {name}={getattr(self, name)}: every degree is 1 or more")
-
     @classmethod
     def parse(cls, text: str) -> MeshSpec:
         """Read "2x32x8" (replicate x shard x tensor). Raises ValueError with the text and an example."""
@@ -329,6 +324,8 @@ class MeshSpec(Record, frozen=True, kw_only=True):
         if len(parts) != 3 or not all(part.strip().isdigit() for part in parts):
             raise ValueError(f"{text!r} is no mesh: write replicate x shard x tensor, e.g. 2x32x8 or 1x4x1")
         replicate, shard, tensor = map(int, parts)
+        if min(replicate, shard, tensor) < 1:
+            raise ValueError(f"{text!r} is no mesh: every degree is 1 or more")
         return cls(replicate=replicate, shard=shard, tensor=tensor)
 
     @property
