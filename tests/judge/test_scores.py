@@ -112,6 +112,12 @@ def test_the_number_of_items_is_worked_out_from_an_old_stderr(tmp_path: Path):
     assert "worked out" in found.notes[0]
 
 
+def test_the_number_of_items_may_stand_in_the_row(tmp_path: Path):
+    row = {"name": "arc", "alias": "arc", "sample_len": 250, "acc,none": 0.25, "acc_stderr,none": 0.03}
+    found = scores.read_scores(write(tmp_path / "new.json", {"results": {"arc": row}}))
+    assert [(task.metric, task.num) for task in found.tasks] == [("acc", 250)]
+
+
 def test_the_newest_result_of_a_task_counts(tmp_path: Path):
     write(
         tmp_path / "results_2026-01-01.json", {"results": {"arc": {"acc,none": 0.2}}, "n-samples": {"arc": 5}}

@@ -83,7 +83,7 @@ class ScoreFile:
 _ACCURACIES = {"accuracy", "correct", "exact_match", "em", "pass@1", "mc1", "right"}
 _LOSSES = ("loss", "nats", "nll", "perplexity", "ppl", "bits", "bpb", "wer", "cer", "error", "brier", "ter")
 _ID_COLUMNS = ("item", "item_id", "doc_id", "id", "question_id", "example_id")
-_FAMILY_COLUMNS = ("family", "cluster", "group", "passage", "subject")
+_FAMILY_COLUMNS = ("family", "cluster")
 _SCORE_COLUMNS = (
     "score",
     "value",
@@ -457,6 +457,9 @@ def _num_items(data: dict[str, Any], name: str, groups: Mapping[str, Any]) -> in
         row = counts[name]
         count = row.get("effective", row.get("original")) if isinstance(row, dict) else row
         return int(count) if _is_number(count) else None
+    length = data["results"].get(name, {}).get("sample_len")
+    if _is_number(length):
+        return int(length)
     parts = [_num_items(data, part, {}) for part in _leaves(name, groups)]
     return sum(part for part in parts if part) if parts and all(parts) else None
 
