@@ -1,14 +1,22 @@
 """The geometry of one isoFLOP bowl: where it is lowest, how wide its bottom is, and how sure that is.
 
-A bowl is a polynomial of degree at most three in t = ln N - centre,
+A bowl is a curve in t = ln N - centre with four parameters, (level, slope, c2, skew),
 
-    f(t) = c0 + c1 t + c2 t^2 + c3 t^3        (nats/token),
+    f(t) = level + slope t + c2 phi(t; skew)                                  (nats/token)
+    phi  = t^2                                          parabola         (degree 2)
+    phi  = t^2 + s t^3 / 3                              cubic            (degree 3)
+    phi  = t^2 + s t^3 / 3 + (s^2 + p) t^4 / 12         quartic          (degree 4), s = skew
 
-given by its four coefficients on the last axis of an array; every leading axis is a batch, so that one
-fit of a user and a hundred thousand simulated ones go through the same lines. A parabola is c3 = 0.
+so that s = f'''/f'' at the centre. Why these: the profile of a law E + A/N^alpha + B/D^beta at fixed C = 6 N D
+is a constant plus A' e^(-alpha t) + B' e^(beta t), whose second derivative obeys
+f'''' = (beta - alpha) f''' + alpha beta f'' everywhere. The quartic takes this equation at the centre with
+p = alpha beta held at `PRODUCT`: it costs no parameter, removes most of the cubic's error on a wide window
+(a cubic sets f'''' = 0, a wrong value that nobody would choose), and it is convex for every s, so
+a bowl of positive curvature always has one minimum and two edges.
 
-Undefined is NaN inside this module (arrays know no None): a curve without a minimum, a side on which the
-curve never rises by the wanted share. `isoflop.fit.isoflop` turns each NaN into None with its reason.
+Parameters lie on the last axis of an array; every leading axis is a batch, so that one fit of a user and a
+hundred thousand simulated ones go through the same lines. Undefined is NaN inside this module (arrays know
+no None); `isoflop.fit.isoflop` turns each NaN into None with its reason.
 
 Left out: data, noise and the fit itself.
 """
@@ -23,9 +31,71 @@ from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
 Quantity = Callable[[Array], tuple[Array, Array]]
-"""Coefficients [..., m] -> value [...] and its gradient [..., m]; NaN where undefined."""
+"""Parameters [..., m] -> value [...] and its gradient [..., m]; NaN where undefined."""
 
-NUM_COEFFICIENTS = 4
+NUM_PARAMETERS = 4
+PRODUCT = 0.12
+"""alpha beta of published laws of language models: 0.05 (OLMo), 0.10 (Hoffmann 2022), 0.12 (Muennighoff 2023),
+0.13 (Besiroglu 2024). Being off by a factor 2 leaves half of the error that a cubic has."""
+
+_NEWTON_STEPS = 12
+"""From the starts used here Newton converges monotonically after one step; twelve reach machine precision
+within |s|, |t| of a few units."""
+
+
+@dataclass(frozen=True)
+class Family:
+    """Which curve, and what share above the lowest loss delimits the basin."""
+
+    degree: int
+    """2, 3 or 4."""
+    eps: float
+
+    def fourth(self, s: Array) -> Array:
+        """Second derivative of phi's t^4 part at unit t^2: s^2 + p, or 0 below degree 4."""
+        return s * s + PRODUCT if self.degree == 4 else np.zeros_like(s)
+
+    def phi(self, t: Array, s: Array) -> Array:
+        return t * t * (1 + t * (s / 3 + t * self.fourth(s) / 12))
+
+    def phi_slope(self, t: Array, s: Array) -> Array:
+        return t * (2 + t * (s + t * self.fourth(s) / 3))
+
+    def phi_curvature(self, t: Array, s: Array) -> Array:
+        return 2 + t * (2 * s + t * self.fourth(s))
+
+    def phi_by_skew(self, t: Array, s: Array) -> Array:
+        """d phi / d s."""
+        third = t * t * t / 3
+        return third + t * third * s / 2 if self.degree == 4 else third
+
+    def phi_slope_by_skew(self, t: Array, s: Array) -> Array:
+        square = t * t
+        return square + t * square * s * 2 / 3 if self.degree == 4 else square
+
+    def evaluate(self, parameters: Array, t: Array) -> Array:
+        """f(t); the batch axes of `parameters` and `t` broadcast."""
+        level, slope, c2, s = np.moveaxis(parameters, -1, 0)
+        return level + slope * t + c2 * self.phi(t, s)
+
+    def rows(self, parameters: Array, t: Array) -> Array:
+        """Gradient of f(t) by the parameters, on a new last axis."""
+        _, _, c2, s = np.moveaxis(parameters, -1, 0)
+        return np.stack([np.ones_like(t), t, self.phi(t, s), c2 * self.phi_by_skew(t, s)], axis=-1)
+
+    def slope_rows(self, parameters: Array, t: Array) -> Array:
+        """Gradient of f'(t) by the parameters."""
+        _, _, c2, s = np.moveaxis(parameters, -1, 0)
+        return np.stack(
+            [np.zeros_like(t), np.ones_like(t), self.phi_slope(t, s), c2 * self.phi_slope_by_skew(t, s)],
+            axis=-1,
+        )
+
+    def polynomial(self, parameters: Array) -> Array:
+        """Coefficients of t^0 ... t^degree, on the last axis."""
+        level, slope, c2, s = np.moveaxis(parameters, -1, 0)
+        every = [level, slope, c2, c2 * s / 3, c2 * self.fourth(s) / 12]
+        return np.stack(every[: self.degree + 1], axis=-1)
 
 
 @dataclass(frozen=True)
@@ -37,153 +107,143 @@ class Bowl:
     loss_opt: Array
     """nats/token at the minimum."""
     curvature: Array
-    """Second derivative at the minimum, nats per unit of (ln N)^2; > 0."""
+    """Second derivative at the minimum, nats per (ln N)^2; > 0."""
     t_lo: Array
     """Lower crossing; NaN when the curve never rises that far on this side."""
     t_hi: Array
     """Upper crossing; NaN likewise."""
 
 
-def powers(t: Array) -> Array:
-    """Value row: 1, t, t^2, t^3 on a new last axis."""
-    return np.stack([np.ones_like(t), t, t * t, t * t * t], axis=-1)
+def find_bowl(family: Family, parameters: Array) -> Bowl:
+    """Minimum and basin of each curve; none where c2 <= 0, the wrong curvature.
 
-
-def slope_powers(t: Array) -> Array:
-    """Slope row: d/dt of `powers`."""
-    return np.stack([np.zeros_like(t), np.ones_like(t), 2 * t, 3 * t * t], axis=-1)
-
-
-def evaluate(coefficients: Array, t: Array) -> Array:
-    """f(t); the shapes of `coefficients` without its last axis and of `t` broadcast."""
-    return np.asarray((coefficients * powers(t)).sum(-1))
-
-
-def find_bowl(coefficients: Array, eps: float) -> Bowl:
-    """Minimum and basin of each curve.
-
-    The roots of f' are (-c2 +- sqrt(c2^2 - 3 c1 c3)) / (3 c3); the one with positive second derivative is
-    -c1 / (c2 + sqrt(...)), which stays exact as c3 goes to 0. A curve that is not convex at its centre
-    (c2 <= 0) has the wrong curvature: what looks like a minimum further out is the cubic's other branch.
-
-    With d0 = sqrt(2 eps L / f'') the parabola's half-width and z = (t - t_opt) / d0, the crossings solve
-    z^2 + q z^3 = 1, q = 2 c3 d0 / f''. For |q| > 2 / sqrt(27) the cubic turns over before it gets there.
+    The minimum solves phi'(t) = m, m = -slope / c2. For degree 4 phi' rises strictly; up to degree 3 its
+    rising root is m / (1 + sqrt(1 + s m)), with no minimum for s m < -1. About the minimum
+    f = L + c2 (a2 d^2 + a3 d^3 + a4 d^4); with d0 = sqrt(eps L / (c2 a2)) and z = |d| / d0 the crossings
+    solve z^2 (1 + q z + r z^2) = 1, q = +-a3 d0 / a2, r = a4 d0^2 / a2.
 
     Args:
-        coefficients: [..., 4], lowest power first.
-        eps: rise as a share of the lowest loss, > 0 (0.01 for the 1 % basin).
+        family: the curve and eps.
+        parameters: [..., 4].
     """
-    c0, c1, c2, c3 = np.moveaxis(coefficients, -1, 0)
+    _, slope, c2, s = np.moveaxis(parameters, -1, 0)
     with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
-        root = np.sqrt(c2 * c2 - 3 * c1 * c3)
-        usable = (c2 > 0) & (root > 0)
-        t_opt = np.where(usable, -c1 / (c2 + root), np.nan)
-        curvature = np.where(usable, 2 * root, np.nan)
-        loss_opt = c0 + t_opt * (c1 + t_opt * (c2 + t_opt * c3))
-        half = np.sqrt(2 * eps * loss_opt / curvature)
-        q = 2 * c3 * half / curvature
-        t_lo = t_opt - half * _crossing(-q)
-        t_hi = t_opt + half * _crossing(q)
-    return Bowl(t_opt, loss_opt, curvature, t_lo, t_hi)
+        m = np.where(c2 > 0, -slope / c2, np.nan)
+        if family.degree == 4:
+            t_opt = np.clip(m / 2, -2.0, 2.0)
+            for _ in range(_NEWTON_STEPS):
+                t_opt = t_opt - (family.phi_slope(t_opt, s) - m) / family.phi_curvature(t_opt, s)
+        else:
+            t_opt = m / (1 + np.sqrt(1 + s * m))
+        a2 = family.phi_curvature(t_opt, s) / 2
+        t_opt = np.where(a2 > 0, t_opt, np.nan)
+        a3 = (s + family.fourth(s) * t_opt) / 3
+        a4 = family.fourth(s) / 12
+        loss_opt = family.evaluate(parameters, t_opt)
+        d0 = np.sqrt(family.eps * loss_opt / (c2 * a2))
+        q, r = a3 * d0 / a2, a4 * d0 * d0 / a2
+        t_lo = t_opt - d0 * _crossing(-q, r)
+        t_hi = t_opt + d0 * _crossing(q, r)
+    return Bowl(t_opt, loss_opt, 2 * c2 * a2, t_lo, t_hi)
 
 
-def _crossing(q: Array) -> Array:
-    """Smallest z > 0 with z^2 + q z^3 = 1; NaN where there is none (q < -2/sqrt(27)).
+def _crossing(q: Array, r: Array) -> Array:
+    """Smallest z > 0 with z^2 (1 + q z + r z^2) = 1; NaN where there is none.
 
-    Newton from the side on which the function is convex or concave as needed converges monotonically; at
-    the fold itself it is only linear, hence the number of steps.
+    Without the quartic part the cubic turns over before it gets there for q < -2/sqrt(27).
     """
     z = np.where(q < 0, 1.0, 1.0 / (1.0 + np.maximum(q, 0.0)) ** (1 / 3))
-    for _ in range(12):
-        z = z - (z * z * (1 + q * z) - 1) / (z * (2 + 3 * q * z))
-    fold = -2 / np.sqrt(27)
-    return np.asarray(np.where(q >= fold, z, np.nan))
+    for _ in range(_NEWTON_STEPS):
+        z = z - (z * z * (1 + z * (q + z * r)) - 1) / (z * (2 + z * (3 * q + 4 * z * r)))
+    reached = np.abs(z * z * (1 + z * (q + z * r)) - 1) < 1e-6
+    rising = 2 + z * (3 * q + 4 * z * r) >= 0
+    return np.asarray(np.where(reached & rising & (z > 0), z, np.nan))
 
 
 # --------------------------------------------------------------------------- quantities with gradients
 
 
-def quantity_t_opt(eps: float) -> Quantity:
+def quantity_t_opt(family: Family) -> Quantity:
     """Position of the minimum, ln N - centre."""
 
-    def value(coefficients: Array) -> tuple[Array, Array]:
-        bowl = find_bowl(coefficients, eps)
-        return bowl.t_opt, _grad_t_opt(bowl)
+    def value(parameters: Array) -> tuple[Array, Array]:
+        bowl = find_bowl(family, parameters)
+        return bowl.t_opt, _grad_t_opt(family, parameters, bowl)
 
     return value
 
 
-def quantity_loss_opt(eps: float) -> Quantity:
-    """Loss at the minimum; by the envelope theorem its gradient is the value row at the minimum."""
+def quantity_loss_opt(family: Family) -> Quantity:
+    """Loss at the minimum; by the envelope theorem its gradient is that of f at the minimum held fixed."""
 
-    def value(coefficients: Array) -> tuple[Array, Array]:
-        bowl = find_bowl(coefficients, eps)
-        return bowl.loss_opt, powers(bowl.t_opt)
+    def value(parameters: Array) -> tuple[Array, Array]:
+        bowl = find_bowl(family, parameters)
+        return bowl.loss_opt, family.rows(parameters, bowl.t_opt)
 
     return value
 
 
-def quantity_edge(eps: float, side: int) -> Quantity:
+def quantity_edge(family: Family, side: int) -> Quantity:
     """Position of one edge of the basin: side -1 the lower, +1 the upper."""
 
-    def value(coefficients: Array) -> tuple[Array, Array]:
-        bowl = find_bowl(coefficients, eps)
+    def value(parameters: Array) -> tuple[Array, Array]:
+        bowl = find_bowl(family, parameters)
         edge = bowl.t_lo if side < 0 else bowl.t_hi
-        return edge, _grad_edge(coefficients, bowl, edge, eps)
+        return edge, _grad_edge(family, parameters, bowl, edge)
 
     return value
 
 
-def quantity_factor(eps: float, side: int) -> Quantity:
+def quantity_factor(family: Family, side: int) -> Quantity:
     """Distance in ln N from the minimum to one edge, > 0."""
 
-    def value(coefficients: Array) -> tuple[Array, Array]:
-        bowl = find_bowl(coefficients, eps)
+    def value(parameters: Array) -> tuple[Array, Array]:
+        bowl = find_bowl(family, parameters)
         edge = bowl.t_lo if side < 0 else bowl.t_hi
-        grad = _grad_edge(coefficients, bowl, edge, eps) - _grad_t_opt(bowl)
+        grad = _grad_edge(family, parameters, bowl, edge) - _grad_t_opt(family, parameters, bowl)
         return side * (edge - bowl.t_opt), side * grad
 
     return value
 
 
-def quantity_half_width(eps: float) -> Quantity:
+def quantity_half_width(family: Family) -> Quantity:
     """Half the basin's width in ln N: the log of the geometric mean of the two factors."""
 
-    def value(coefficients: Array) -> tuple[Array, Array]:
-        bowl = find_bowl(coefficients, eps)
-        grad_hi = _grad_edge(coefficients, bowl, bowl.t_hi, eps)
-        grad_lo = _grad_edge(coefficients, bowl, bowl.t_lo, eps)
+    def value(parameters: Array) -> tuple[Array, Array]:
+        bowl = find_bowl(family, parameters)
+        grad_hi = _grad_edge(family, parameters, bowl, bowl.t_hi)
+        grad_lo = _grad_edge(family, parameters, bowl, bowl.t_lo)
         return (bowl.t_hi - bowl.t_lo) / 2, (grad_hi - grad_lo) / 2
 
     return value
 
 
 def quantity_sum(base: Quantity, weights: Array) -> Quantity:
-    """Weighted sum over budgets of one quantity: coefficients [..., K * 4] -> sum_k w[..., k] q_k."""
+    """Weighted sum over budgets of one quantity: parameters [..., K * 4] -> sum_k w[..., k] q_k."""
 
-    def value(coefficients: Array) -> tuple[Array, Array]:
-        num_budgets = weights.shape[-1]
-        each = coefficients.reshape(*coefficients.shape[:-1], num_budgets, NUM_COEFFICIENTS)
+    def value(parameters: Array) -> tuple[Array, Array]:
+        each = parameters.reshape(*parameters.shape[:-1], weights.shape[-1], NUM_PARAMETERS)
         values, grads = base(each)
         # A budget of weight 0 takes no part, so that its missing minimum does not spoil the sum.
         takes_part = weights != 0
         total = np.where(takes_part, weights * values, 0.0).sum(-1)
         grad = np.where(takes_part[..., None], weights[..., None] * grads, 0.0)
-        return total, grad.reshape(coefficients.shape)
+        return total, grad.reshape(parameters.shape)
 
     return value
 
 
-def _grad_t_opt(bowl: Bowl) -> Array:
+def _grad_t_opt(family: Family, parameters: Array, bowl: Bowl) -> Array:
     """f'(t_opt) = 0 differentiated: dt_opt = -(d f')(t_opt) / f''."""
-    return -slope_powers(bowl.t_opt) / bowl.curvature[..., None]
+    return -family.slope_rows(parameters, bowl.t_opt) / bowl.curvature[..., None]
 
 
-def _grad_edge(coefficients: Array, bowl: Bowl, edge: Array, eps: float) -> Array:
+def _grad_edge(family: Family, parameters: Array, bowl: Bowl, edge: Array) -> Array:
     """f(edge) = (1 + eps) f(t_opt) differentiated; f'(t_opt) = 0 removes the minimum's own motion."""
-    slope = (coefficients * slope_powers(edge)).sum(-1)
+    slope = (parameters[..., 1] + parameters[..., 2] * family.phi_slope(edge, parameters[..., 3]))[..., None]
+    rise = family.rows(parameters, edge) - (1 + family.eps) * family.rows(parameters, bowl.t_opt)
     with np.errstate(divide="ignore", invalid="ignore"):
-        return np.asarray(-(powers(edge) - (1 + eps) * powers(bowl.t_opt)) / slope[..., None])
+        return np.asarray(-rise / slope)
 
 
 # ------------------------------------------------------------------------------------ intervals
@@ -191,16 +251,16 @@ def _grad_edge(coefficients: Array, bowl: Bowl, edge: Array, eps: float) -> Arra
 
 def profile_ends(
     quantity: Quantity,
-    coefficients: Array,
+    parameters: Array,
     covariance: Array,
     radius: Array,
     *,
     num_steps: int = 8,
     num_corrections: int = 2,
 ) -> tuple[Array, Array]:
-    """Interval of a quantity: its range over the ellipsoid of coefficients within `radius` of the estimate.
+    """Interval of a quantity: its range over the ellipsoid of parameters within `radius` of the estimate.
 
-    With Gaussian coefficients, {w : min over c with g(c) = w of (c - c^)' V^-1 (c - c^) <= r^2} is the
+    With Gaussian estimates, {w : min over c with g(c) = w of (c - c^)' V^-1 (c - c^) <= r^2} is the
     profile-likelihood interval of g, and by continuity it equals g's range over the ellipsoid
     (c - c^)' V^-1 (c - c^) <= r^2 (Venzon and Moolgavkar, Appl. Statist. 1988; for the minimum of a
     parabola it is Fieller's interval). At the extreme c = c^ +- r V grad / sqrt(grad' V grad) with the
@@ -212,7 +272,7 @@ def profile_ends(
 
     Args:
         quantity: value and gradient.
-        coefficients: [..., m] estimates.
+        parameters: [..., m] estimates.
         covariance: [..., m, m]; may be singular.
         radius: [...] critical value, e.g. a quantile of Student's t.
 
@@ -221,7 +281,7 @@ def profile_ends(
     """
     ends = []
     for sign in (-1.0, 1.0):
-        moved = coefficients
+        moved = parameters
         for step in range(1, num_steps + 1):
             for _ in range(num_corrections if step < num_steps else 2 * num_corrections):
                 _, grad = quantity(moved)
@@ -229,6 +289,6 @@ def profile_ends(
                 with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
                     norm = np.sqrt((direction * grad).sum(-1))
                     reach = sign * radius * (step / num_steps) / norm
-                    moved = coefficients + reach[..., None] * direction
+                    moved = parameters + reach[..., None] * direction
         ends.append(quantity(moved)[0])
     return ends[0], ends[1]

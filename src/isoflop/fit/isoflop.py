@@ -82,7 +82,11 @@ class BudgetFit:
     centre: float
     """Mean ln N of those."""
     coefficients: tuple[float, ...]
-    """Lowest power first, of ln N - centre, nats/token; degree + 1 of them, none when nothing was fitted."""
+    """Polynomial for drawing: lowest power first, of ln N - centre, nats/token; three of them for parabolas,
+    four otherwise, none when nothing was fitted. For degree 4 the cubic that follows the fitted curve over
+    the sizes kept (a fraction of a thousandth of a nat off; every number below is of the curve itself)."""
+    curve: tuple[float, ...]
+    """Level, slope, c2 and skewness at the centre: the curve of `isoflop.fit.bowl` itself; none likewise."""
     window_lo: float
     """Smallest N that took part; NaN when nothing was fitted."""
     window_hi: float
@@ -127,7 +131,8 @@ class IsoflopFit:
     """Shared f'''/f'' per ln N (beta - alpha of a law E + A/N^alpha + B/D^beta); 0 for parabolas."""
     noise: NoiseModel
     draws: Array
-    """[num_draws, num_budgets, degree + 1] coefficients, for drawing; NaN where nothing was fitted."""
+    """[num_draws, num_budgets, 3 or 4] coefficients of draws of the whole fit, in the form of
+    `BudgetFit.coefficients`; NaN where nothing was fitted."""
     rules: Rules
     method: str
     """How the fit was made, in words."""
@@ -157,12 +162,14 @@ class ComputeEquivalent:
     """C / C', where C' is the smaller budget whose own optimum has this loss."""
     fraction: Estimate
     """1 - C'/C: the share of the budget that the excess throws away."""
+    extrapolated: bool
+    """Whether C' lies below the smallest budget of the sweep."""
 
 
 def fit_isoflop(
     points: SweepPoints,
     *,
-    degree: int = 3,
+    degree: int = Rules.degree,
     eps: float = 0.01,
     level: float = 0.95,
     num_draws: int = 200,
@@ -170,22 +177,23 @@ def fit_isoflop(
     max_rise: float = Rules.max_rise,
     min_sizes: int = Rules.min_sizes,
     skew_sd: float = Rules.skew_sd,
+    noise_df: float = Rules.noise_df,
 ) -> IsoflopFit:
     """Fit the bowls of a sweep and the path of their minima.
 
     Args:
         points: the sweep.
-        degree: 3 (cubics with a shared skewness) or 2 (parabolas).
+        degree: 4 (convex quartics), 3 (cubics) or 2 (parabolas); see `isoflop.fit.bowl`.
         eps: rise that delimits the basin, in (0, 1).
         level: confidence level, in (0, 1).
         num_draws: number of coefficient draws for drawing.
         seed: of those draws.
-        max_rise, min_sizes, skew_sd: see `Rules`.
+        max_rise, min_sizes, skew_sd, noise_df: see `Rules`.
 
     Raises:
         ValueError: arrays that do not fit together, a number out of range.
     """
-    rules = Rules(degree, eps, level, max_rise, min_sizes, skew_sd)
+    rules = Rules(degree, eps, level, max_rise, min_sizes, skew_sd, noise_df=noise_df)
     _check(points, rules)
     budget = np.asarray(points.budget, dtype=np.float64)
     size = np.asarray(points.size, dtype=np.float64)
@@ -224,8 +232,8 @@ def predict_size(fit: IsoflopFit, budget: float) -> Estimate:
 def compute_equivalent(fit: IsoflopFit, budget: float, excess_loss: float) -> ComputeEquivalent:
     """How much compute a loss excess is worth at one of the fitted budgets.
 
-    Between budgets ln loss_opt is taken to be linear in ln C, beyond the smallest with the slope of the
-    last stretch. C' solves loss_opt(C') = loss_opt(budget) + excess.
+    C' solves loss_opt(C') = loss_opt(budget) + excess on a path E + K C^-gamma through the fitted optima;
+    see `isoflop.fit.isoflop_batch.equivalent_interval`.
 
     Args:
         fit: the fit.
@@ -241,14 +249,17 @@ def compute_equivalent(fit: IsoflopFit, budget: float, excess_loss: float) -> Co
     reason = _no_equivalent(fit, budget)
     if reason is not None or fit.internals is None:
         missing = _missing("factor", level, reason or "nothing was fitted")
-        return ComputeEquivalent(missing, _missing("share of compute", level, missing.reason or ""))
+        return ComputeEquivalent(missing, _missing("share of compute", level, missing.reason or ""), False)
     internals = fit.internals
     ok = [k for k, p in enumerate(internals.position) if fit.budgets[p].status != "refused"]
     at = next(k for k in ok if fit.budgets[internals.position[k]].budget == budget)
     found = batch.equivalent_interval(internals.fit, ok, at, excess_loss)
     open_reason = "the loss at the optima does not fall clearly with compute"
-    factor = _estimate(found, 0, "factor", level, _method(found, 0), open_reason, log=True)
-    return ComputeEquivalent(factor, _as_fraction(factor))
+    if len(ok) < 3:
+        open_reason = "two budgets do not show how the loss bends with compute, so the error is unknown"
+    interval = found.log_factor
+    factor = _estimate(interval, 0, "factor", level, _method(interval, 0), open_reason, log=True)
+    return ComputeEquivalent(factor, _as_fraction(factor), bool(found.extrapolated[0]))
 
 
 # ------------------------------------------------------------------------------ from arrays to words
@@ -278,18 +289,34 @@ def _check(points: SweepPoints, rules: Rules) -> None:
             raise ValueError(f"SweepPoints.group_nats has shape {shape}; needed: ({n}, at least 2 groups)")
         if not np.isfinite(points.group_nats).all():
             raise ValueError("SweepPoints.group_nats holds values that are not finite")
-    if rules.degree not in (2, 3):
-        raise ValueError(f"degree must be 2 or 3, not {rules.degree}")
+    if rules.degree not in (2, 3, 4):
+        raise ValueError(f"degree must be 2, 3 or 4, not {rules.degree}")
     for name in ("eps", "level"):
         if not 0 < getattr(rules, name) < 1:
             raise ValueError(f"{name} must lie in (0, 1), not {getattr(rules, name)}")
     if not (rules.max_rise > 0 and rules.min_sizes >= MIN_SIZES and rules.skew_sd > 0):
         raise ValueError(f"max_rise and skew_sd must be positive and min_sizes at least {MIN_SIZES}: {rules}")
+    _check_budgets(np.asarray(points.budget, np.float64))
     trunk, size, seed = (np.asarray(a) for a in (points.trunk, points.size, points.seed))
     for number in np.unique(trunk):
         mine = trunk == number
         if len(np.unique(size[mine])) > 1 or len(np.unique(seed[mine])) > 1:
             raise ValueError(f"trunk {number} holds several sizes or seeds; a trunk is one training run")
+        branches = np.asarray(points.budget)[mine]
+        if len(np.unique(branches)) < len(branches):
+            raise ValueError(f"trunk {number} has two points at one budget; keep one, or number them apart")
+
+
+def _check_budgets(budget: Array) -> None:
+    """Budgets are nominal: nearly equal ones are one budget written in two ways."""
+    distinct = np.unique(budget)
+    near = np.flatnonzero(distinct[1:] < distinct[:-1] * 1.01)
+    if len(near):
+        low, high = distinct[near[0]], distinct[near[0] + 1]
+        raise ValueError(
+            f"budgets {low!r} and {high!r} differ by less than 1 %: give all points of one budget its nominal "
+            "FLOPs"
+        )
 
 
 def _method(found: BatchInterval, *index: int) -> str:
@@ -334,15 +361,15 @@ def _estimate(
 
 
 def _budget_fits(fit: BatchFit, points: SweepPoints, index: NDArray[np.intp]) -> list[BudgetFit]:
-    eps = fit.rules.eps
+    family = fit.rules.family
     found = {
-        "N_opt": batch.budget_intervals(fit, bowl.quantity_t_opt(eps)),
-        "loss_opt": batch.budget_intervals(fit, bowl.quantity_loss_opt(eps)),
-        "basin_lo": batch.budget_intervals(fit, bowl.quantity_edge(eps, -1)),
-        "basin_hi": batch.budget_intervals(fit, bowl.quantity_edge(eps, 1)),
-        "factor_lo": batch.budget_intervals(fit, bowl.quantity_factor(eps, -1)),
-        "factor_hi": batch.budget_intervals(fit, bowl.quantity_factor(eps, 1)),
-        "half_width": batch.budget_intervals(fit, bowl.quantity_half_width(eps)),
+        "N_opt": batch.budget_intervals(fit, bowl.quantity_t_opt(family)),
+        "loss_opt": batch.budget_intervals(fit, bowl.quantity_loss_opt(family)),
+        "basin_lo": batch.budget_intervals(fit, bowl.quantity_edge(family, -1)),
+        "basin_hi": batch.budget_intervals(fit, bowl.quantity_edge(family, 1)),
+        "factor_lo": batch.budget_intervals(fit, bowl.quantity_factor(family, -1)),
+        "factor_hi": batch.budget_intervals(fit, bowl.quantity_factor(family, 1)),
+        "half_width": batch.budget_intervals(fit, bowl.quantity_half_width(family)),
     }
     return [_budget_fit(fit, points, index, found, k) for k in range(fit.design.num_budgets)]
 
@@ -375,7 +402,8 @@ def _budget_fit(
         budget=float(np.asarray(points.budget)[index[here]][0]),
         num_points=int(kept.sum()),
         centre=centre,
-        coefficients=tuple(float(c) for c in fit.coefficients[0, k, : rules.degree + 1]),
+        coefficients=tuple(float(c) for c in _for_drawing(fit, k, fit.parameters[0, k])),
+        curve=tuple(float(p) for p in fit.parameters[0, k]),
         window_lo=float(sizes.min()),
         window_hi=float(sizes.max()),
         **estimates,
@@ -388,7 +416,7 @@ def _budget_fit(
 
 def _status(fit: BatchFit, k: int, t_opt: float) -> tuple[Literal["ok", "edge", "refused"], str | None]:
     if not math.isfinite(t_opt):
-        curvature = 2 * float(fit.coefficients[0, k, 2])
+        curvature = 2 * float(fit.parameters[0, k, 2])
         return "refused", (
             f"no minimum: the fitted curvature is {curvature:.3g} nats per (ln N)^2"
             + (", the wrong sign" if curvature <= 0 else ", but the cubic turns over before a minimum")
@@ -476,8 +504,9 @@ def _assemble(
 
 
 _METHODS = {
-    2: "a parabola in ln N at each budget, ordinary least squares",
+    2: "a parabola in ln N at each budget, least squares",
     3: "a cubic in ln N at each budget, skewness shared by all budgets, least squares",
+    4: "a convex quartic in ln N at each budget, skewness shared by all budgets, least squares",
 }
 
 
@@ -522,11 +551,12 @@ def _not_identified(exponent: Estimate, used: int, path_p: float | None) -> str 
 
 
 def _skew(fit: BatchFit) -> Estimate:
-    if fit.rules.degree == 2:
+    if not fit.rules.shares_skew:
         return _missing("per ln N", fit.rules.level, "a parabola has none")
-    sd = float(np.sqrt(fit.skew_variance[0]))
+    last = bowl.NUM_PARAMETERS - 1
+    sd = float(np.sqrt(fit.covariance[0, last, last]))
     reach = float(batch.t_quantile(fit.rules.level, fit.noise.df)[0]) * sd
-    value = float(fit.skew[0])
+    value = float(fit.shared_skew[0])
     known = math.isfinite(reach)
     return Estimate(
         value=value,
@@ -541,10 +571,11 @@ def _skew(fit: BatchFit) -> Estimate:
 
 def _notes(noise: NoiseModel, path_p: float | None) -> tuple[str, ...]:
     notes = []
-    if noise.lack_of_fit_p is not None and noise.lack_of_fit_p < 0.01:
+    if noise.by_sizes:
         notes.append(
             f"the sizes scatter about the curves more than the seeds explain (p = {noise.lack_of_fit_p:.2g}): "
-            "something that all seeds of a size share, such as its learning rate, or a shape that is no cubic"
+            "something that all seeds of a size share, such as its learning rate, or a shape that the curve does not "
+            "follow. The intervals take the scatter of sizes for the noise"
         )
     if path_p is not None and path_p < MIN_PATH_P:
         notes.append(f"the minima scatter about the power law more than their noise (p = {path_p:.2g})")
@@ -555,15 +586,39 @@ def _draws(fit: BatchFit, num_bowls: int, position: tuple[int, ...], num_draws: 
     """Coefficients drawn from the multivariate t of the estimate; jointly over budgets."""
     generator = np.random.default_rng(seed)
     covariance = fit.covariance[0] + (fit.window_covariance[0] if fit.window_covariance is not None else 0.0)
-    out = np.full((num_draws, num_bowls, bowl.NUM_COEFFICIENTS), np.nan)
+    out = np.full((num_draws, num_bowls, _num_drawn(fit.rules)), np.nan)
     if np.isfinite(covariance).all():
         values, vectors = np.linalg.eigh(covariance)
         normal = generator.standard_normal((num_draws, len(values))) * np.sqrt(np.maximum(values, 0.0))
         df = max(float(fit.noise.df[0]), 1.0)
         scale = np.sqrt(df / generator.chisquare(df, num_draws))
-        moved = fit.coefficients[0].reshape(-1) + scale[:, None] * (normal @ vectors.T)
-        out[:, list(position)] = moved.reshape(num_draws, len(position), bowl.NUM_COEFFICIENTS)
-    return out[..., : fit.rules.degree + 1]
+        moved = fit.parameters[0].reshape(-1) + scale[:, None] * (normal @ vectors.T)
+        moved = moved.reshape(num_draws, len(position), bowl.NUM_PARAMETERS)
+        for k, column in enumerate(position):
+            out[:, column] = _for_drawing(fit, k, moved[:, k])
+    return out
+
+
+def _num_drawn(rules: Rules) -> int:
+    return min(rules.degree, 3) + 1
+
+
+def _for_drawing(fit: BatchFit, k: int, parameters: Array) -> Array:
+    """Coefficients of a polynomial of degree at most 3 for each curve: [..., 4] -> [..., 3 or 4].
+
+    A cubic is one Bezier segment, which keeps hundreds of drawn curves small. For degree 4 the quartic's last
+    term is replaced by its best uniform approximation over the sizes kept (Chebyshev's T4): the error is the
+    leading coefficient times (half the window)^4 / 8.
+    """
+    polynomial = fit.rules.family.polynomial(parameters)
+    if fit.rules.degree < 4:
+        return polynomial
+    lo, hi = (float(end[0, k] - fit.centre[0, k]) for end in batch.size_range(fit))
+    half = (hi - lo) / 2
+    # t^4 = (half^4 / 8) T4(u) + rest, u from -1 to 1 over the window, and the rest is a cubic in t.
+    t4 = np.polynomial.Chebyshev.basis(4, domain=[lo, hi]).convert(kind=np.polynomial.Polynomial).coef
+    rest = np.asarray(t4[:4], dtype=np.float64) * (-(half**4) / 8)
+    return np.asarray(polynomial[..., :4] + polynomial[..., 4:] * rest)
 
 
 def _too_few(budget: float, num_sizes: int, rules: Rules) -> BudgetFit:
@@ -577,6 +632,7 @@ def _too_few(budget: float, num_sizes: int, rules: Rules) -> BudgetFit:
         num_points=0,
         centre=math.nan,
         coefficients=(),
+        curve=(),
         window_lo=math.nan,
         window_hi=math.nan,
         N_opt=missing("parameters"),
@@ -605,8 +661,8 @@ def _nothing(budgets: Array, num_sizes: dict[float, int], rules: Rules, num_draw
         not_identified=reason,
         path_p=None,
         skew=_missing("per ln N", rules.level, reason),
-        noise=NoiseModel(None, None, None, None, 0, None, None, 0, reason),
-        draws=np.full((num_draws, len(bowls), rules.degree + 1), np.nan),
+        noise=NoiseModel(None, None, None, None, 0, None, False, None, 0, reason),
+        draws=np.full((num_draws, len(bowls), _num_drawn(rules)), np.nan),
         rules=rules,
         method=_METHODS[rules.degree],
         interval_method="none",

@@ -2,15 +2,12 @@
 
 A user's sweep is S = 1; a coverage study runs thousands of simulated sweeps through the very same lines.
 
-The model. At budget k, in t = ln N - (mean ln N of the points kept there),
-
-    loss = c0_k + c1_k t + c2_k (t^2 + s t^3 / 3) + noise,      c3_k = s c2_k / 3.
-
-Level, slope and curvature are free at each budget. The skewness s = f'''/f'' is shared by all budgets, for
-a reason: for any law E + A/N^alpha + B/D^beta with D proportional to C/N the profile's f'''/f'' at its
-minimum is beta - alpha, whatever the budget (differentiate A e^(-alpha t) + B e^(beta t); Hoffmann et al.
-2022, section 3.3 for the form). One number from the whole sweep replaces one per budget, which is what lets a few
-sizes and seeds carry a cubic; a parabola (s = 0) is biased as soon as alpha and beta differ
+The model. At budget k, in t = ln N - (mean ln N of the points kept there), loss = f_k(t) + noise with the
+curve of `isoflop.fit.bowl`: level, slope and c2 free at each budget, the skewness s = f'''/f'' shared by all.
+Shared for a reason: for any law E + A/N^alpha + B/D^beta with D proportional to C/N the profile's f'''/f'' at its
+minimum is beta - alpha, whatever the budget (differentiate A e^(-alpha t) + B e^(beta t); Hoffmann et al. 2022,
+section 3.3 for the form). One number from the whole sweep replaces one per budget, which is what lets a
+few sizes and seeds carry an asymmetric bowl; a parabola (s = 0) is biased as soon as alpha and beta differ
 (arXiv 2603.22339). s itself has a weak prior, see `Rules.skew_sd`.
 
 Shapes: S fits, n points, K budgets, P parameters, G groups of validation windows.
@@ -19,38 +16,66 @@ Left out: records, reasons and words.
 
 from __future__ import annotations
 
-import itertools
+import math
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from isoflop.fit import bowl
-from isoflop.fit.noise import NoiseBatch, estimate_noise
+from isoflop.fit.noise import Layout, NoiseBatch, estimate_noise
 
 Array = NDArray[np.float64]
+
+MAX_SKEW = 2.0
+"""|s| is kept below: no law has |beta - alpha| near it, and Gauss-Newton must not run away on noise."""
+MAX_OFFSET = 1.5
+"""Likewise a minimum further than this from the mean of the sizes, in ln N, is not believed when the skewness
+is carried from it to the centre."""
+MAX_DECAY = 1.0
+"""|gamma| of the path E + K C^-gamma is below it; published laws have 0.1 to 0.25."""
+_GAUSS_NEWTON_STEPS = 6
 
 
 @dataclass(frozen=True)
 class Rules:
     """Everything that could have been chosen after looking, chosen before."""
 
-    degree: int = 3
-    """2 for parabolas, 3 for cubics with shared skewness."""
+    degree: int = 4
+    """2 parabola, 3 cubic, 4 convex quartic; see `isoflop.fit.bowl`. All have the same free parameters but
+    for the parabola's missing skewness."""
     eps: float = 0.01
     """Rise that delimits the basin, as a share of the lowest loss."""
     level: float = 0.95
     """Confidence level of every interval."""
     max_rise: float = 0.10
-    """A size is kept while its mean loss is within this share of the lowest mean at its budget. Far up the
-    walls the next power of t matters more than it tells: at this rise a cubic's error in N_opt and in the
-    edges stays below 0.02 in ln N for published exponents, a fraction of the noise of small sweeps."""
+    """A size is kept while its mean loss is within this share of the lowest mean at its budget: far up the
+    walls the next power of t matters more than it tells."""
     min_sizes: int = 4
     """So many sizes of lowest mean loss are kept whatever their rise."""
-    skew_sd: float = 0.2
-    """Standard deviation of the prior on s = beta - alpha, mean 0. Published laws of language models lie
-    within -0.34..0.05 (Hoffmann 2022, Besiroglu 2024, Muennighoff 2023, OLMo Hybrid, multimodal fits in
-    arXiv 2603.22339). It decides only where the sizes are too few to tell; infinity switches it off."""
+    skew_sd: float = 0.4
+    """How weakly the shared s is pulled to 0: like an observation s = 0 with this standard deviation. It decides
+    only where the sizes are too few to tell; infinity switches it off."""
+    skew_spread: float = 0.2
+    """Standard deviation of s = beta - alpha over laws, by which the error of that pull is counted. Published
+    laws of language models lie within -0.34..0.05, root mean square 0.15 (Hoffmann 2022, Besiroglu 2024,
+    Muennighoff 2023, OLMo Hybrid, multimodal fits in arXiv 2603.22339). It is less than skew_sd so that the
+    data, where there are any, outvote what is believed."""
+    noise_df: float = 8.0
+    """Weight, in degrees of freedom, of the pooled variance in each budget's own: the empirical-Bayes form
+    of Smyth (2004), with a weight fixed beforehand because a handful of budgets cannot estimate it. 8 says
+    that the noise of budgets differs by some 30 %; infinity pools completely."""
+
+    lack_of_fit_level: float = 0.05
+    """Below this p-value of the lack of fit the scatter of sizes about the curve is taken for the noise."""
+
+    @property
+    def family(self) -> bowl.Family:
+        return bowl.Family(self.degree, self.eps)
+
+    @property
+    def shares_skew(self) -> bool:
+        return self.degree > 2
 
 
 @dataclass(frozen=True)
@@ -99,14 +124,12 @@ class BatchFit:
     """[S, n] points that took part."""
     centre: Array
     """[S, K] mean ln N of those."""
-    coefficients: Array
-    """[S, K, 4] lowest power first, in ln N - centre, nats/token."""
+    parameters: Array
+    """[S, K, 4] level, slope, c2 and skewness at its centre of each bowl (`isoflop.fit.bowl`)."""
+    shared_skew: Array
+    """[S] the skewness at the minima, shared by all budgets; 0 for parabolas."""
     covariance: Array
-    """[S, 4K, 4K] of the coefficients, from run noise and the prior; NaN without degrees of freedom."""
-    skew: Array
-    """[S] the shared s; 0 for parabolas."""
-    skew_variance: Array
-    """[S] its variance; NaN for parabolas."""
+    """[S, 4K, 4K] of the parameters, from run noise and the prior; NaN without degrees of freedom."""
     noise: NoiseBatch
     residuals: Array
     """[S, n] nats/token; 0 for points left out."""
@@ -126,41 +149,87 @@ def fit_batch(design: Design, loss: Array, rules: Rules, groups: Array | None = 
     """
     included = _apply_inclusion(design, loss, rules)
     centre, t = _centred(design, included)
-    theta, jacobian, inverse = _solve(design, loss, included, t, rules)
-    num_points = loss.shape[1]
-    maker = _residual_maker(jacobian, inverse, included)
-    fitted = _coefficients(theta, design.num_budgets, rules)
-    residuals = np.where(included, loss - bowl.evaluate(fitted[:, design.budget_index], t), 0.0)
-    padded = np.zeros((loss.shape[0], jacobian.shape[1]))
-    padded[:, :num_points] = residuals
-    same_trunk = np.eye(jacobian.shape[1])
-    same_trunk[:num_points, :num_points] = design.same_trunk
-    if rules.degree == 3:
-        padded[:, -1] = -jacobian[:, -1, -1] * theta[:, -1]
-    noise = estimate_noise(padded, maker, same_trunk)
-    to_coefficients = _chain(theta, design.num_budgets, rules)
-    shared = inverse @ (jacobian.swapaxes(1, 2) @ (same_trunk @ jacobian)) @ inverse
-    rho = noise.correlation[:, None, None]
-    of_theta = noise.variance[:, None, None] * ((1 - rho) * inverse + rho * shared)
-    covariance = to_coefficients @ of_theta @ to_coefficients.swapaxes(1, 2)
+    solution = _solve(design, loss, included, t, rules)
+    parameters, jacobian, inverse = solution.parameters, solution.jacobian, solution.inverse
+    fitted = rules.family.evaluate(parameters[:, design.budget_index], t)
+    residuals = np.where(included, loss - fitted, 0.0)
+    noise = _noise(design, residuals, solution, included, rules)
+    to_parameters = _chain(design.num_budgets, rules) @ inverse @ jacobian.swapaxes(1, 2)
+    rows = _row_covariance(design, noise, jacobian.shape[1], rules)
+    covariance = to_parameters @ rows @ to_parameters.swapaxes(1, 2)
     window = None
     if groups is not None:
-        hat = to_coefficients @ inverse @ jacobian[:, :num_points].swapaxes(1, 2)
-        window = _window_covariance(hat, maker[:, :num_points, :num_points], groups)
+        num_points = loss.shape[1]
+        maker = _residual_maker(jacobian, inverse, included)[:, :num_points, :num_points]
+        window = _window_covariance(to_parameters[..., :num_points], maker, groups)
     return BatchFit(
         design=design,
         rules=rules,
         included=included,
         centre=centre,
-        coefficients=fitted,
+        parameters=parameters,
+        shared_skew=solution.theta[:, -1] if rules.shares_skew else np.zeros(len(loss)),
         covariance=covariance,
-        skew=theta[:, -1] if rules.degree == 3 else np.zeros(len(theta)),
-        skew_variance=of_theta[:, -1, -1] if rules.degree == 3 else np.full(len(theta), np.nan),
         noise=noise,
         residuals=residuals,
         window_covariance=window,
         num_groups=0 if groups is None else groups.shape[-1],
     )
+
+
+def _noise(
+    design: Design,
+    residuals: Array,
+    solution: _Solution,
+    included: NDArray[np.bool_],
+    rules: Rules,
+) -> NoiseBatch:
+    """Noise from the residuals, the prior's own row among them."""
+    theta, jacobian = solution.theta, solution.jacobian
+    num_points, num_rows = residuals.shape[1], jacobian.shape[1]
+    padded = np.zeros((len(residuals), num_rows))
+    padded[:, :num_points] = residuals
+    if rules.shares_skew:
+        padded[:, -1] = -jacobian[:, -1, -1] * theta[:, -1]
+    rows = np.arange(num_points)
+    of_budget = np.zeros((num_rows, design.num_budgets))
+    of_budget[rows, design.budget_index] = 1.0
+    of_cell = np.zeros((num_rows, len(design.cell_budget)))
+    of_cell[rows, design.cell_index] = 1.0
+    kept = np.zeros((len(residuals), num_rows))
+    kept[:, :num_points] = included
+    return estimate_noise(
+        padded,
+        _residual_maker(jacobian, solution.inverse, included),
+        Layout(_same_trunk(design, num_rows), of_budget, of_cell, kept),
+        pooling_df=rules.noise_df,
+        lack_of_fit_level=rules.lack_of_fit_level,
+    )
+
+
+def _same_trunk(design: Design, num_rows: int) -> Array:
+    """[rows, rows]; the prior's row, if any, is a trunk of its own."""
+    same = np.eye(num_rows)
+    num_points = len(design.log_size)
+    same[:num_points, :num_points] = design.same_trunk
+    return same
+
+
+def _row_covariance(design: Design, noise: NoiseBatch, num_rows: int, rules: Rules) -> Array:
+    """Covariance of the rows of the least-squares problem, [S, rows, rows]; see `Rules.skew_spread`."""
+    same = _same_trunk(design, num_rows)
+    sd = np.ones((len(noise.variance), num_rows))
+    sd[:, : len(design.log_size)] = noise.relative_sd[:, design.budget_index]
+    if rules.shares_skew:
+        sd[:, -1] = _prior_row_sd(rules)
+    rho = noise.correlation[:, None, None]
+    covariance = rho * same + (1 - rho) * np.eye(num_rows)
+    return noise.variance[:, None, None] * covariance * sd[:, :, None] * sd[:, None, :]
+
+
+def _prior_row_sd(rules: Rules) -> float:
+    """Standard deviation of the prior's row over the one it is weighted with."""
+    return rules.skew_spread / rules.skew_sd if math.isfinite(rules.skew_sd) else 1.0
 
 
 def _apply_inclusion(design: Design, loss: Array, rules: Rules) -> NDArray[np.bool_]:
@@ -186,49 +255,70 @@ def _centred(design: Design, included: NDArray[np.bool_]) -> tuple[Array, Array]
     return centre, design.log_size - centre[:, design.budget_index]
 
 
-def _solve(
-    design: Design, loss: Array, included: NDArray[np.bool_], t: Array, rules: Rules
-) -> tuple[Array, Array, Array]:
-    """Least squares by Gauss-Newton: the model is linear but for the product s c2.
+@dataclass(frozen=True)
+class _Solution:
+    parameters: Array
+    """[S, K, 4] of the bowls."""
+    theta: Array
+    """[S, P] level, slope, c2 of each budget, then the shared skewness (not for parabolas)."""
+    jacobian: Array
+    """[S, rows, P]; rows of left-out points are zero; the last row is the prior's (not for parabolas)."""
+    inverse: Array
+    """[S, P, P] (J'J)^-1."""
+
+
+def _solve(design: Design, loss: Array, included: NDArray[np.bool_], t: Array, rules: Rules) -> _Solution:
+    """Least squares by Gauss-Newton: the model is linear but for the skewness.
 
     The prior on s is one more row, s = 0 +- skew_sd, weighted like a point of the noise found so far.
-
-    Returns:
-        theta [S, P] (c0, c1, c2 of each budget, then s), the Jacobian [S, n + 1, P] (rows of left-out
-        points are zero; without the last row and column for parabolas), (J'J)^-1 [S, P, P].
     """
-    num_budgets = design.num_budgets
+    num_budgets, family = design.num_budgets, rules.family
     member = (design.budget_index[:, None] == np.arange(num_budgets)) & included[..., None]
-    powers = bowl.powers(t)
-    jacobian = (member[..., None] * powers[..., None, :3]).reshape(*loss.shape, 3 * num_budgets)
     target = np.where(included, loss, 0.0)
+    basis = np.stack([np.ones_like(t), t, t * t], axis=-1)
+    jacobian = (member[..., None] * basis[..., None, :]).reshape(*loss.shape, 3 * num_budgets)
     theta, inverse = _least_squares(jacobian, target)
-    if rules.degree == 2:
-        return theta, jacobian, inverse
-    num_kept = included.sum(1)
+    if not rules.shares_skew:
+        return _Solution(_parameters(theta, None, rules), theta, jacobian, inverse)
+    spare = np.maximum(included.sum(1) - 3 * num_budgets, 1)
     theta = np.concatenate([theta, np.zeros((len(theta), 1))], axis=1)
-    for _ in range(6):
-        skew = theta[:, -1]
+    drift = np.zeros((len(theta), num_budgets))
+    for _ in range(_GAUSS_NEWTON_STEPS):
+        drift = _skew_drift(theta, drift, rules)
+        skew = theta[:, -1:] + drift[:, design.budget_index]
         c2 = theta[:, 2:-1:3][:, design.budget_index]
-        fitted = _coefficients(theta, num_budgets, rules)[:, design.budget_index]
-        rss = np.where(included, loss - bowl.evaluate(fitted, t), 0.0) ** 2
-        variance = rss.sum(1) / np.maximum(num_kept - 3 * num_budgets, 1)
-        weight = np.sqrt(variance) / rules.skew_sd
-        basis = powers[..., :3].copy()
-        basis[..., 2] += skew[:, None] * powers[..., 3] / 3
+        basis[..., 2] = family.phi(t, skew)
+        linear = (member[..., None] * basis[..., None, :]).reshape(*loss.shape, -1)
+        residual = target - np.einsum("snp,sp->sn", linear, theta[:, :-1])
+        weight = np.sqrt((residual**2).sum(1) / spare) / rules.skew_sd
         jacobian = np.zeros((loss.shape[0], loss.shape[1] + 1, 3 * num_budgets + 1))
-        jacobian[:, :-1, :-1] = (member[..., None] * basis[..., None, :]).reshape(*loss.shape, -1)
-        jacobian[:, :-1, -1] = included * c2 * powers[..., 3] / 3
+        jacobian[:, :-1, :-1] = linear
+        jacobian[:, :-1, -1] = included * c2 * family.phi_by_skew(t, skew)
         jacobian[:, -1, -1] = weight
-        extended = np.concatenate([target, -(weight * skew)[:, None]], axis=1)
-        solution, inverse = _least_squares(jacobian, extended)
-        theta = solution
-        theta[:, -1] += skew
-    return theta, jacobian, inverse
+        shared = theta[:, -1]
+        theta, inverse = _least_squares(
+            jacobian, np.concatenate([target, -(weight * shared)[:, None]], axis=1)
+        )
+        theta[:, -1] = np.clip(shared + theta[:, -1], -MAX_SKEW, MAX_SKEW)
+    return _Solution(_parameters(theta, drift, rules), theta, jacobian, inverse)
+
+
+def _skew_drift(theta: Array, drift: Array, rules: Rules) -> Array:
+    """Skewness at each centre minus the shared one at the minima, [S, K].
+
+    With f'''' = (beta - alpha) f''' + p f'' the ratio s = f'''/f'' obeys ds/dt = p + (beta - alpha) s - s^2, which is p
+    at the minimum, where s = beta - alpha: a centre off the minimum sees another skewness. Below degree 4
+    the curves know no p, and the shared number is that at the centres.
+    """
+    if rules.degree < 4:
+        return np.zeros_like(drift)
+    t_opt = bowl.find_bowl(rules.family, _parameters(theta, drift, rules)).t_opt
+    return np.asarray(-bowl.PRODUCT * np.clip(np.nan_to_num(t_opt, nan=0.0), -MAX_OFFSET, MAX_OFFSET))
 
 
 def _least_squares(jacobian: Array, target: Array) -> tuple[Array, Array]:
-    inverse: Array = np.linalg.inv(jacobian.swapaxes(1, 2) @ jacobian)
+    gram = jacobian.swapaxes(1, 2) @ jacobian
+    inverse = np.asarray(np.linalg.inv(gram), dtype=np.float64)
     return np.einsum("spq,snq,sn->sp", inverse, jacobian, target, optimize=True), inverse
 
 
@@ -241,31 +331,30 @@ def _residual_maker(jacobian: Array, inverse: Array, included: NDArray[np.bool_]
     return maker
 
 
-def _coefficients(theta: Array, num_budgets: int, rules: Rules) -> Array:
-    """Parameters [S, P] -> polynomial coefficients [S, K, 4]."""
-    out = np.zeros((len(theta), num_budgets, bowl.NUM_COEFFICIENTS))
+def _parameters(theta: Array, drift: Array | None, rules: Rules) -> Array:
+    """Parameters of all bowls [S, K, 4] from theta [S, P] and the drift of the skewness [S, K]."""
+    num_budgets = (theta.shape[1] - rules.shares_skew) // 3
+    out = np.zeros((len(theta), num_budgets, bowl.NUM_PARAMETERS))
     out[..., :3] = theta[:, : 3 * num_budgets].reshape(len(theta), num_budgets, 3)
-    if rules.degree == 3:
-        out[..., 3] = theta[:, -1:] * out[..., 2] / 3
+    if rules.shares_skew and drift is not None:
+        out[..., 3] = theta[:, -1:] + drift
     return out
 
 
-def _chain(theta: Array, num_budgets: int, rules: Rules) -> Array:
-    """Derivative of the polynomial coefficients by the parameters, [S, 4K, P]."""
-    out = np.zeros((*theta.shape[:1], num_budgets, bowl.NUM_COEFFICIENTS, theta.shape[1]))
+def _chain(num_budgets: int, rules: Rules) -> Array:
+    """Derivative of the parameters of all bowls by theta, [4K, P]; the drift is held fixed."""
+    out = np.zeros((num_budgets, bowl.NUM_PARAMETERS, 3 * num_budgets + rules.shares_skew))
     for k in range(num_budgets):
-        for power in range(3):
-            out[:, k, power, 3 * k + power] = 1.0
-        if rules.degree == 3:
-            out[:, k, 3, 3 * k + 2] = theta[:, -1] / 3
-            out[:, k, 3, -1] = theta[:, 3 * k + 2] / 3
-    return out.reshape(len(theta), -1, theta.shape[1])
+        out[k, :3, 3 * k : 3 * k + 3] = np.eye(3)
+        if rules.shares_skew:
+            out[k, 3, -1] = 1.0
+    return out.reshape(-1, out.shape[-1])
 
 
 def _window_covariance(hat: Array, maker: Array, groups: Array) -> Array:
-    """Covariance that sampling the validation windows adds to the coefficients, [S, 4K, 4K].
+    """Covariance that sampling the validation windows adds to the parameters, [S, 4K, 4K].
 
-    The coefficients are linear in the losses, so each group of windows has coefficients of its own and the
+    To first order they are linear in the losses, so each group of windows has parameters of its own and the
     estimate is their mean; their covariance over groups / G is what resampling groups jointly for all runs
     would give. Run noise that differs from group to group is in it too, and is already counted in
     the run noise: it is estimated from the groups' residuals and taken off (two-way clustering, Cameron,
@@ -307,20 +396,25 @@ def t_quantile(level: float, df: Array) -> Array:
 
 
 def interval(
-    quantity: bowl.Quantity, coefficients: Array, covariance: Array, window: Array | None, fit: BatchFit
+    quantity: bowl.Quantity,
+    parameters: Array,
+    covariance: Array,
+    window: Array | None,
+    df_run: Array,
+    fit: BatchFit,
 ) -> BatchInterval:
     """Interval of one quantity by profiling, with the window part and its degrees of freedom.
 
-    The window part moves all coefficients along few directions and is large for the level, so it does not
+    The window part moves all parameters along few directions and is large for the level, so it does not
     enter the ellipsoid: each side's distance is joined with it in quadrature (the method of variance
     estimates recovery, Zou and Donner, Stat. Med. 2008). Degrees of freedom of the sum by Satterthwaite.
 
     Args:
-        coefficients: [S, ..., m]; covariance and window [S, ..., m, m] (or no window).
+        parameters: [S, ..., m]; covariance and window [S, ..., m, m] (or no window).
+        df_run: [S, ...] degrees of freedom of the run noise.
     """
-    value, grad = quantity(coefficients)
-    shape = (-1,) + (1,) * (value.ndim - 1)
-    df = np.broadcast_to(fit.noise.df.reshape(shape), value.shape)
+    value, grad = quantity(parameters)
+    df = df_run
     added = np.zeros_like(value)
     if window is not None:
         run = np.einsum("...i,...ij,...j->...", grad, covariance, grad)
@@ -328,7 +422,7 @@ def interval(
         with np.errstate(invalid="ignore", divide="ignore"):
             df = (run + added) ** 2 / (run**2 / df + added**2 / (fit.num_groups - 1))
     critical = t_quantile(fit.rules.level, df)
-    lo, hi = bowl.profile_ends(quantity, coefficients, covariance, critical)
+    lo, hi = bowl.profile_ends(quantity, parameters, covariance, critical)
     return BatchInterval(
         value,
         value - np.sqrt((value - lo) ** 2 + critical**2 * added),
@@ -339,15 +433,14 @@ def interval(
 
 def budget_intervals(fit: BatchFit, quantity: bowl.Quantity) -> BatchInterval:
     """Interval of a quantity of one bowl at every budget, [S, K]."""
-    return interval(quantity, fit.coefficients, _blocks(fit.covariance), _blocks(fit.window_covariance), fit)
+    window = None if fit.window_covariance is None else _blocks(fit.window_covariance)
+    return interval(quantity, fit.parameters, _blocks(fit.covariance), window, fit.noise.df_budget, fit)
 
 
-def _blocks(covariance: Array | None) -> Array | None:
+def _blocks(covariance: Array) -> Array:
     """Diagonal blocks [S, K, 4, 4] of a covariance [S, 4K, 4K]."""
-    if covariance is None:
-        return None
-    num = covariance.shape[1] // bowl.NUM_COEFFICIENTS
-    split = covariance.reshape(len(covariance), num, bowl.NUM_COEFFICIENTS, num, bowl.NUM_COEFFICIENTS)
+    num = covariance.shape[1] // bowl.NUM_PARAMETERS
+    split = covariance.reshape(len(covariance), num, bowl.NUM_PARAMETERS, num, bowl.NUM_PARAMETERS)
     return np.moveaxis(np.diagonal(split, axis1=1, axis2=3), -1, 1)
 
 
@@ -371,11 +464,11 @@ class BatchPath:
 
 def fit_path(fit: BatchFit) -> BatchPath:
     """Power law through the minima, by generalised least squares with their joint covariance."""
-    t_opt, grad = bowl.quantity_t_opt(fit.rules.eps)(fit.coefficients)
+    t_opt, grad = bowl.quantity_t_opt(fit.rules.family)(fit.parameters)
     used = bracketed(fit)
     num_fits, num_budgets = t_opt.shape
     index = np.arange(num_budgets)
-    diagonal = np.zeros((num_fits, num_budgets, num_budgets, bowl.NUM_COEFFICIENTS))
+    diagonal = np.zeros((num_fits, num_budgets, num_budgets, bowl.NUM_PARAMETERS))
     diagonal[:, index, index] = np.where(used[..., None], grad, 0.0)
     wide = diagonal.reshape(num_fits, num_budgets, -1)
     sigma = wide @ np.nan_to_num(fit.covariance, nan=0.0) @ wide.swapaxes(1, 2)
@@ -409,7 +502,7 @@ def fit_path(fit: BatchFit) -> BatchPath:
 
 def bracketed(fit: BatchFit) -> NDArray[np.bool_]:
     """[S, K] whether the minimum exists and lies within the range of the sizes kept."""
-    t_opt = bowl.find_bowl(fit.coefficients, fit.rules.eps).t_opt
+    t_opt = bowl.find_bowl(fit.rules.family, fit.parameters).t_opt
     lo, hi = size_range(fit)
     with np.errstate(invalid="ignore"):
         return (fit.centre + t_opt >= lo) & (fit.centre + t_opt <= hi)
@@ -423,7 +516,7 @@ def size_range(fit: BatchFit) -> tuple[Array, Array]:
 
 
 def exponent_interval(fit: BatchFit, path: BatchPath) -> BatchInterval:
-    """Interval of a, profiled jointly over all budgets' coefficients, [S]."""
+    """Interval of a, profiled jointly over all budgets' parameters, [S]."""
     return _path_interval(fit, path.weights_exponent)
 
 
@@ -434,57 +527,128 @@ def size_interval(fit: BatchFit, path: BatchPath, log_budget: float) -> BatchInt
     )
 
 
+def _joint_df(fit: BatchFit, quantity: bowl.Quantity) -> Array:
+    """Degrees of freedom of a quantity of several bowls, [S]: Satterthwaite over the budgets' shares of its
+    variance, at most those of the pooled noise."""
+    flat = fit.parameters.reshape(len(fit.parameters), -1)
+    _, grad = quantity(flat)
+    grad = grad.reshape(fit.parameters.shape)
+    share = np.einsum("ski,skij,skj->sk", grad, _blocks(fit.covariance), grad)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        df = share.sum(1) ** 2 / (share**2 / fit.noise.df_budget).sum(1)
+    return np.fmin(df, fit.noise.df)
+
+
 def _path_interval(fit: BatchFit, weights: Array) -> BatchInterval:
     clean = np.nan_to_num(weights, nan=0.0)
-    quantity = bowl.quantity_sum(bowl.quantity_t_opt(fit.rules.eps), clean)
-    flat = fit.coefficients.reshape(len(fit.coefficients), -1)
-    found = interval(quantity, flat, fit.covariance, fit.window_covariance, fit)
+    quantity = bowl.quantity_sum(bowl.quantity_t_opt(fit.rules.family), clean)
+    flat = fit.parameters.reshape(len(fit.parameters), -1)
+    found = interval(quantity, flat, fit.covariance, fit.window_covariance, _joint_df(fit, quantity), fit)
     shift = (clean * fit.centre).sum(1)
     shift = np.where(np.isnan(weights).any(1), np.nan, shift)
     return BatchInterval(found.value + shift, found.lo + shift, found.hi + shift, found.df)
 
 
-def equivalent_interval(fit: BatchFit, usable: list[int], at: int, excess_loss: float) -> BatchInterval:
-    """Interval of ln(C / C'), where loss_opt(C') = loss_opt(C) + excess on the fitted path, [S].
+@dataclass(frozen=True)
+class BatchEquivalent:
+    log_factor: BatchInterval
+    """ln(C / C'), [S]; without ends from two budgets."""
+    extrapolated: NDArray[np.bool_]
+    """[S] C' lies below the smallest budget."""
+
+
+def equivalent_interval(fit: BatchFit, usable: list[int], at: int, excess_loss: float) -> BatchEquivalent:
+    """ln(C / C'), where loss_opt(C') = loss_opt(C) + excess on the path of lowest losses.
+
+    The path is E + K C^-gamma through the two budgets around C' and their neighbour: what every law of the
+    form E + A/N^alpha + B/D^beta gives exactly. Two budgets cannot show how the path bends; a chord
+    between them then gives the value and nothing its error.
 
     Args:
         usable: indices of budgets with a minimum, ascending; at least two.
         at: the one among them from which to look down.
         excess_loss: nats/token, >= 0.
     """
-    log_c = fit.design.log_budgets
+    log_c = fit.design.log_budgets[usable]
+    own = usable.index(at)
 
-    def quantity(coefficients: Array) -> tuple[Array, Array]:
-        each = coefficients.reshape(*coefficients.shape[:-1], -1, bowl.NUM_COEFFICIENTS)
-        loss, grads = bowl.quantity_loss_opt(fit.rules.eps)(each)
-        level = np.log(loss)
-        target = np.log(loss[..., at] + excess_loss)
-        # Stretches (lower, upper) from `at` downwards, the last one going on for ever; at the smallest
-        # budget the first stretch above it is all there is.
-        down = [k for k in usable if k <= at][::-1]
-        pairs = [(low, high) for high, low in itertools.pairwise(down)] or [
-            (at, next(k for k in usable if k > at))
-        ]
-        value = np.full(target.shape, np.nan)
+    def quantity(parameters: Array) -> tuple[Array, Array]:
+        each = parameters.reshape(*parameters.shape[:-1], -1, bowl.NUM_PARAMETERS)
+        loss, grads = bowl.quantity_loss_opt(fit.rules.family)(each)
+        loss, grads = loss[..., usable], grads[..., usable, :]
+        value, by_loss = _look_down_gradient(log_c, own, loss, excess_loss)
         grad = np.zeros(each.shape)
-        for number, (low, high) in enumerate(pairs):
-            span = log_c[high] - log_c[low]
-            fall = level[..., low] - level[..., high]
-            with np.errstate(invalid="ignore", divide="ignore"):
-                share = (target - level[..., high]) / fall
-                here = log_c[at] - log_c[high] + span * share
-            last = number == len(pairs) - 1
-            take = np.isnan(value) & (fall > 0) & ((share <= 1) | last)
-            value = np.where(take, here, value)
-            local = np.zeros(each.shape)
-            with np.errstate(invalid="ignore", divide="ignore"):
-                weight = span / fall
-                local[..., at, :] += (weight / (loss[..., at] + excess_loss))[..., None] * grads[..., at, :]
-                high_part = weight * (share - 1) / loss[..., high]
-                local[..., high, :] += high_part[..., None] * grads[..., high, :]
-                local[..., low, :] -= (weight * share / loss[..., low])[..., None] * grads[..., low, :]
-            grad = np.where(take[..., None, None], local, grad)
-        return value, grad.reshape(coefficients.shape)
+        grad[..., usable, :] = by_loss[..., None] * grads
+        return value, grad.reshape(parameters.shape)
 
-    flat = fit.coefficients.reshape(len(fit.coefficients), -1)
-    return interval(quantity, flat, fit.covariance, fit.window_covariance, fit)
+    flat = fit.parameters.reshape(len(fit.parameters), -1)
+    if len(usable) < 3:
+        value = quantity(flat)[0]
+        unknown = np.full_like(value, np.nan)
+        return BatchEquivalent(
+            BatchInterval(value, unknown, unknown, fit.noise.df), log_c[own] - value < log_c[0]
+        )
+    found = interval(quantity, flat, fit.covariance, fit.window_covariance, _joint_df(fit, quantity), fit)
+    return BatchEquivalent(found, log_c[own] - found.value < log_c[0])
+
+
+def _look_down_gradient(log_c: Array, own: int, loss: Array, excess: float) -> tuple[Array, Array]:
+    """`_look_down` with its derivatives by the losses, by central differences (it is a closed form of few
+    numbers, smooth on each stretch; the step leaves an error of about 1e-8 relative)."""
+    step = 1e-5
+    value = _look_down(log_c, own, loss, excess)
+    grad = np.zeros(loss.shape)
+    for k in range(loss.shape[-1]):
+        shift = step * np.eye(loss.shape[-1])[k]
+        up, down = (_look_down(log_c, own, loss + sign * shift, excess) for sign in (1, -1))
+        grad[..., k] = (up - down) / (2 * step)
+    return value, grad
+
+
+def _look_down(log_c: Array, own: int, loss: Array, excess: float) -> Array:
+    """Distance in ln C from log_c[own] down to where the path has the loss of `own` plus the excess.
+
+    Args:
+        log_c: [K] ascending, K >= 2.
+        loss: [..., K] lowest losses there.
+
+    Returns:
+        [...], NaN where the losses do not fall with compute.
+    """
+    target = loss[..., own] + excess
+    value = np.full(target.shape, np.nan)
+    for high in range(max(own, 1), 0, -1):
+        first = max(high - 2, 0)
+        nodes = slice(first, first + 3) if len(log_c) > 2 else slice(0, 2)
+        position = _solve_path(log_c[nodes], loss[..., nodes], target)
+        with np.errstate(invalid="ignore"):
+            take = np.isnan(value) & ((position >= log_c[high - 1]) | (high == 1))
+        value = np.where(take, log_c[own] - position, value)
+    return value
+
+
+def _solve_path(x: Array, loss: Array, target: Array) -> Array:
+    """Where E + K e^(-gamma x) through (x, loss) has the target: x [2 or 3], loss [..., 2 or 3].
+
+    With a = x1 - x0, b = x2 - x1 the decay solves (e^(gamma a) - 1) / (1 - e^(-gamma b)) =
+    (l0 - l1) / (l1 - l2), whose left side rises with gamma (bisection); then
+    x = x1 - ln(1 + u (e^(gamma a) - 1)) / gamma, u = (target - l1) / (l0 - l1). gamma = 0 is the chord.
+    """
+    a = x[1] - x[0]
+    first = loss[..., 0] - loss[..., 1]
+    with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
+        share = np.where(first > 0, (target - loss[..., 1]) / first, np.nan)
+        if len(x) == 2:
+            return np.asarray(x[1] - share * a)
+        b = x[2] - x[1]
+        second = loss[..., 1] - loss[..., 2]
+        ratio = np.where(second > 0, first / second, np.nan)
+        # Ends that are not opposite, so that no midpoint is 0, where the left side reads 0/0.
+        low, high = np.full(ratio.shape, -MAX_DECAY), np.full(ratio.shape, 1.1 * MAX_DECAY)
+        for _ in range(40):
+            gamma = (low + high) / 2
+            below = np.expm1(gamma * a) / -np.expm1(-gamma * b) < ratio
+            low, high = np.where(below, gamma, low), np.where(below, high, gamma)
+        gamma = (low + high) / 2
+        position = x[1] - np.log1p(share * np.expm1(gamma * a)) / gamma
+    return np.asarray(np.where(np.isnan(ratio), np.nan, position))

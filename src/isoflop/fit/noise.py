@@ -12,8 +12,11 @@ Three sources, kept apart because they behave differently:
   them nearly alike. Only what does not cancel (how the *shape* of the bowl differs between windows)
   counts for the optimum.
 
-Left out: errors that every seed of a size shares (a learning rate mistuned for that size). They show up
-as lack of fit, which is tested here and reported, not modelled.
+Errors that every seed of a size shares (a learning rate mistuned for that size) show up as lack of fit: sizes
+scatter about the curve more than seeds about their size. When they clearly do, the scatter of sizes is
+taken for the noise, so that intervals count an error that no number of seeds would average away.
+
+Left out: such errors with a trend in size. They look like another bowl, and no fit can tell.
 """
 
 from __future__ import annotations
@@ -31,6 +34,10 @@ Array = NDArray[np.float64]
 
 MAX_TRUNK_CORRELATION = 0.95
 """Estimates above are cut to this: at 1 a second budget would add nothing, which no estimate can show."""
+
+MIN_DF = 0.5
+"""With less than half a degree of freedom (the prior on the skewness counts as part of one) there is no
+estimate of the noise and no interval."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +57,8 @@ class NoiseModel:
     lack_of_fit_p: float | None
     """p-value of the scatter of cell means about the curves against the scatter between seeds; small: the
     curve does not describe the sizes. None when either has no degrees of freedom."""
+    by_sizes: bool
+    """Whether the noise was taken from the scatter of sizes about the curve, because of lack of fit."""
     window_sd: float | None
     """Standard error that sampling the windows gives to the *level* of the loss, nats/token."""
     window_groups: int
@@ -62,13 +71,42 @@ class NoiseBatch:
     """Noise of many fits at once; arrays [S]."""
 
     variance: Array
-    """s^2 of one run; NaN without degrees of freedom."""
+    """s^2 of one run, pooled; NaN without degrees of freedom."""
     correlation: Array
     """rho in [0, MAX_TRUNK_CORRELATION]; 0 when no trunk has two branches."""
     df: Array
+    """Effective degrees of freedom of the pooled variance."""
+    relative_sd: Array
+    """[S, K] standard deviation at each budget over the pooled one, shrunk towards 1."""
+    df_budget: Array
+    """[S, K] degrees of freedom of each budget's variance, the shrinkage counted in."""
+    replicate_variance: Array
+    """Variance between seeds of one size, (nats/token)^2; NaN without replicates."""
+    replicate_df: Array
+    """Its degrees of freedom, not lowered for correlation."""
+    lack_of_fit_p: Array
+    """p-value of the sizes' scatter against the seeds'; NaN when either has no degrees of freedom."""
+    by_sizes: NDArray[np.bool_]
+    """Whether `variance` is that of the sizes' scatter."""
 
 
-def estimate_noise(residuals: Array, maker: Array, same_trunk: Array) -> NoiseBatch:
+@dataclass(frozen=True)
+class Layout:
+    """How the rows of a least-squares problem hang together; a prior's row belongs to no budget or cell."""
+
+    same_trunk: Array
+    """[n, n] of 0/1, ones on the diagonal."""
+    of_budget: Array
+    """[n, K] of 0/1."""
+    of_cell: Array
+    """[n, cells] of 0/1; a cell is one size at one budget."""
+    included: Array
+    """[S, n] of 0/1."""
+
+
+def estimate_noise(
+    residuals: Array, maker: Array, layout: Layout, *, pooling_df: float, lack_of_fit_level: float
+) -> NoiseBatch:
     """Variance, trunk correlation and effective degrees of freedom from residuals.
 
     Let e = M y with y's covariance s^2 [(1 - rho) I + rho T], T_ij = 1 for branches of one trunk. Two
@@ -80,61 +118,107 @@ def estimate_noise(residuals: Array, maker: Array, same_trunk: Array) -> NoiseBa
     Args:
         residuals: [S, n].
         maker: [S, n, n], the residual maker M (symmetric); rows and columns of left-out points are zero.
-        same_trunk: [n, n] of 0/1, ones on the diagonal.
+        layout: budgets, cells and trunks of the rows.
+        pooling_df: weight of the pooled variance in each budget's, see `Rules.noise_df`.
+        lack_of_fit_level: see `Rules.lack_of_fit_level`.
     """
+    same_trunk, member = layout.same_trunk, layout.of_budget
     pairs = same_trunk - np.eye(len(same_trunk))
-    trace = np.einsum("sii->s", maker)
-    sum_squares = np.einsum("si,si->s", residuals, residuals)
+    leverage_left = np.einsum("sii->si", maker)
+    trace = leverage_left.sum(1)
+    sum_squares = (residuals**2).sum(1)
+    known = trace > MIN_DF
+    rho = np.zeros_like(trace)
+    expectation, spread = trace, trace
     with np.errstate(invalid="ignore", divide="ignore"):
-        if not pairs.any():
-            variance = np.where(trace > 0.5, sum_squares / trace, np.nan)
-            return NoiseBatch(variance, np.zeros_like(trace), np.where(trace > 0.5, trace, 0.0))
-        sum_pairs = np.einsum("si,ij,sj->s", residuals, pairs, residuals)
-        maker_pairs = maker @ pairs
-        trace_pairs = np.einsum("sii->s", maker_pairs)
-        trace_pairs2 = np.einsum("sij,sji->s", maker_pairs, maker_pairs)
-        # e'e: (ve + vu) tr M + vu tr(M P); e'Pe: (ve + vu) tr(M P) + vu tr(M P M P)
-        det = trace * trace_pairs2 - trace_pairs**2
-        total = (sum_squares * trace_pairs2 - sum_pairs * trace_pairs) / det
-        shared = (trace * sum_pairs - trace_pairs * sum_squares) / det
-        solvable = (det > 1e-9 * np.maximum(trace, 1.0) ** 2) & (total > 0)
-        rho = np.where(solvable, np.clip(shared / total, 0.0, MAX_TRUNK_CORRELATION), 0.0)
-        # With rho fixed, s^2 from e'e alone: always positive, and the more stable of the two.
-        expectation = trace + rho * trace_pairs
-        variance = np.where(trace > 0.5, sum_squares / expectation, np.nan)
-        maker2 = trace + 2 * rho * trace_pairs + rho**2 * trace_pairs2  # tr((M Sigma)^2) / s^4, M^2 = M
-        df = np.where(trace > 0.5, expectation**2 / maker2, 0.0)
-    return NoiseBatch(variance, rho, df)
+        if pairs.any():
+            sum_pairs = np.einsum("si,ij,sj->s", residuals, pairs, residuals, optimize=True)
+            maker_pairs = maker @ pairs
+            trace_pairs = np.einsum("sii->s", maker_pairs)
+            trace_pairs2 = np.einsum("sij,sji->s", maker_pairs, maker_pairs)
+            # With a = s^2, b = s^2 rho: E e'e = a tr M + b tr(M P); E e'Pe = a tr(M P) + b tr(M P M P).
+            det = trace * trace_pairs2 - trace_pairs**2
+            total = (sum_squares * trace_pairs2 - sum_pairs * trace_pairs) / det
+            shared = (trace * sum_pairs - trace_pairs * sum_squares) / det
+            solvable = (det > 1e-9 * np.maximum(trace, 1.0) ** 2) & (total > 0)
+            rho = np.where(solvable, np.clip(shared / total, 0.0, MAX_TRUNK_CORRELATION), 0.0)
+            # With rho fixed, s^2 from e'e alone: always positive, and the more stable of the two.
+            expectation = trace + rho * trace_pairs
+            spread = (
+                trace + 2 * rho * trace_pairs + rho**2 * trace_pairs2
+            )  # tr((M Sigma)^2) / s^4, as M^2 = M
+        variance = np.where(known, sum_squares / expectation, np.nan)
+        df = np.where(known, expectation**2 / spread, 0.0)
+        own = (residuals**2) @ member / variance[:, None]
+    df_own = leverage_left @ member
+    fit_test = _lack_of_fit(residuals, trace, layout)
+    by_sizes = fit_test.p_value < lack_of_fit_level
+    variance = np.where(by_sizes, fit_test.between, variance)
+    df = np.where(by_sizes, df * fit_test.between_df / np.maximum(trace, MIN_DF), df)
+    if np.isinf(pooling_df):
+        relative_sd, df_budget = np.ones_like(own), np.repeat(df[:, None], own.shape[1], axis=1)
+    else:
+        relative_sd = np.sqrt((pooling_df + own) / (pooling_df + df_own))
+        df_budget = np.fmin(np.fmin(pooling_df, df[:, None]) + df_own, df[:, None])
+    return NoiseBatch(
+        variance=variance,
+        correlation=rho,
+        df=df,
+        relative_sd=relative_sd,
+        df_budget=df_budget,
+        replicate_variance=fit_test.within,
+        replicate_df=fit_test.within_df,
+        lack_of_fit_p=fit_test.p_value,
+        by_sizes=by_sizes,
+    )
+
+
+@dataclass(frozen=True)
+class _FitTest:
+    """Mean squares of sizes about the curve and of seeds about their size, arrays [S]."""
+
+    between: Array
+    between_df: Array
+    within: Array
+    within_df: Array
+    p_value: Array
+
+
+def _lack_of_fit(residuals: Array, trace: Array, layout: Layout) -> _FitTest:
+    """F test for lack of fit with replicates (Draper and Smith 1998, section 2.1)."""
+    from scipy.special import fdtrc
+
+    counts = layout.included @ layout.of_cell
+    sums = (residuals * layout.included) @ layout.of_cell
+    with np.errstate(invalid="ignore", divide="ignore"):
+        between_ss = np.where(counts > 0, sums**2 / counts, 0.0).sum(1)
+        in_cells = (residuals * layout.included) ** 2 @ layout.of_cell
+        within_ss = np.maximum(in_cells.sum(1) - between_ss, 0.0)
+        within_df = np.maximum(counts - 1, 0).sum(1)
+        between_df = trace - within_df
+        within = np.where(within_df > 0, within_ss / within_df, np.nan)
+        between = np.where(between_df > MIN_DF, between_ss / between_df, np.nan)
+        possible = (within > 0) & (between_df > MIN_DF)
+        ratio = np.where(possible, between / within, 0.0)
+        p_value = fdtrc(np.maximum(between_df, MIN_DF), np.maximum(within_df, 1), ratio)
+    return _FitTest(between, between_df, within, within_df, np.where(possible, p_value, np.nan))
 
 
 def describe_noise(fit: BatchFit) -> NoiseModel:
     """The noise of one fit (S = 1) in numbers and words."""
     design, included = fit.design, fit.included[0]
-    residuals = fit.residuals[0][included]
-    cells = design.cell_index[included]
     trunks_repeat = bool((design.same_trunk[included][:, included].sum() - included.sum()) > 0)
-    counts = np.bincount(cells)
-    used = counts[counts > 0]
-    means = np.bincount(cells, weights=residuals)[cells] / counts[cells]
-    within = float(((residuals - means) ** 2).sum())
-    replicate_df = int((used - 1).sum())
-    between = float((means**2).sum())
-    num_parameters = design.num_budgets * 3 + (1 if fit.rules.degree == 3 else 0)
-    between_df = len(used) - num_parameters
-    p_value = None
-    if replicate_df > 0 and between_df > 0 and within > 0:
-        from scipy.special import fdtrc
-
-        p_value = float(fdtrc(between_df, replicate_df, (between / between_df) / (within / replicate_df)))
+    replicate_df, p_value = int(fit.noise.replicate_df[0]), float(fit.noise.lack_of_fit_p[0])
     variance, df = float(fit.noise.variance[0]), float(fit.noise.df[0])
     known = bool(np.isfinite(variance)) and df > 0
     return NoiseModel(
         run_sd=float(np.sqrt(variance)) if known else None,
         df=df if known else None,
         trunk_correlation=float(fit.noise.correlation[0]) if known and trunks_repeat else None,
-        replicate_sd=float(np.sqrt(within / replicate_df)) if replicate_df > 0 else None,
+        replicate_sd=float(np.sqrt(fit.noise.replicate_variance[0])) if replicate_df > 0 else None,
         replicate_df=replicate_df,
-        lack_of_fit_p=p_value,
+        lack_of_fit_p=p_value if np.isfinite(p_value) else None,
+        by_sizes=bool(fit.noise.by_sizes[0]),
         window_sd=_window_sd(fit),
         window_groups=fit.num_groups,
         note="" if known else "no degrees of freedom are left to estimate the noise: add seeds or sizes",
@@ -145,5 +229,5 @@ def _window_sd(fit: BatchFit) -> float | None:
     """Standard error of the level c0 from sampling windows, root mean square over budgets."""
     if fit.window_covariance is None:
         return None
-    levels = np.diagonal(fit.window_covariance[0])[:: fit.coefficients.shape[-1]]
+    levels = np.diagonal(fit.window_covariance[0])[:: fit.parameters.shape[-1]]
     return float(np.sqrt(max(float(levels.mean()), 0.0)))

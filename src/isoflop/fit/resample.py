@@ -64,8 +64,8 @@ def equal_weight_parabola(
 
     centre, hats, grams = _parabola_maps(design, None)
     num_fits, num_budgets = len(loss), design.num_budgets
-    coefficients = np.zeros((num_fits, num_budgets, bowl.NUM_COEFFICIENTS))
-    covariance = np.zeros((*coefficients.shape, bowl.NUM_COEFFICIENTS))
+    coefficients = np.zeros((num_fits, num_budgets, bowl.NUM_PARAMETERS))
+    covariance = np.zeros((*coefficients.shape, bowl.NUM_PARAMETERS))
     for k in range(num_budgets):
         here = design.budget_index == k
         own = loss[:, here] @ hats[k].T
@@ -121,7 +121,7 @@ def percentile_bootstrap(
         coefficients = _weighted_parabolas(design, loss, counts, centre)
         for out, quantity in zip(draws, _quantities(eps), strict=True):
             out[i] = quantity(coefficients)[0]
-    base = np.zeros((len(loss), design.num_budgets, bowl.NUM_COEFFICIENTS))
+    base = np.zeros((len(loss), design.num_budgets, bowl.NUM_PARAMETERS))
     for k in range(design.num_budgets):
         base[:, k, :3] = loss[:, design.budget_index == k] @ hats[k].T
     values = [quantity(base)[0] for quantity in _quantities(eps)]
@@ -130,8 +130,11 @@ def percentile_bootstrap(
     slopes, levels = paths @ x / (x @ x), paths.mean(2)
     own = values[0] + centre
     own_slope = own @ x / (x @ x)
+    n_opt, basin_lo, basin_hi = (_shift(e, centre) for e in found[:3])
     return UsualIntervals(
-        *(_shift(e, centre) for e in found[:3]),
+        n_opt,
+        basin_lo,
+        basin_hi,
         found[3],
         _percentiles(own_slope, slopes, level),
         _percentiles(own.mean(1) + own_slope * at, levels + slopes * at, level),
@@ -139,11 +142,12 @@ def percentile_bootstrap(
 
 
 def _quantities(eps: float) -> tuple[bowl.Quantity, ...]:
+    parabola = bowl.Family(2, eps)
     return (
-        bowl.quantity_t_opt(eps),
-        bowl.quantity_edge(eps, -1),
-        bowl.quantity_edge(eps, 1),
-        bowl.quantity_half_width(eps),
+        bowl.quantity_t_opt(parabola),
+        bowl.quantity_edge(parabola, -1),
+        bowl.quantity_edge(parabola, 1),
+        bowl.quantity_half_width(parabola),
     )
 
 
@@ -164,7 +168,7 @@ def _parabola_maps(design: Design, weights: Array | None) -> tuple[Array, list[A
 
 def _weighted_parabolas(design: Design, loss: Array, counts: Array, centre: Array) -> Array:
     _, hats, _ = _parabola_maps(design, counts)
-    out = np.zeros((len(loss), design.num_budgets, bowl.NUM_COEFFICIENTS))
+    out = np.zeros((len(loss), design.num_budgets, bowl.NUM_PARAMETERS))
     for k in range(design.num_budgets):
         out[:, k, :3] = loss[:, design.budget_index == k] @ hats[k].T
     return out
