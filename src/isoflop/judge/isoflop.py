@@ -337,6 +337,14 @@ def _fit_record(counting: str, fit: IsoflopFit) -> Fit:
     )
 
 
+def _defined(rows: list[tuple[Scalar, ...]]) -> tuple[tuple[Scalar, ...], ...]:
+    """The rows with None for what the fit left undefined; the remark of the row says why."""
+    return tuple(
+        tuple(None if isinstance(cell, float) and not math.isfinite(cell) else cell for cell in row)
+        for row in rows
+    )
+
+
 def _columns(*specs: tuple[str, str, str, str]) -> tuple[Column, ...]:
     return tuple(Column(name=n, title=t, unit=u, format=f) for n, t, u, f in specs)
 
@@ -447,7 +455,7 @@ def _bowl_table(name: str, title: str, fits: dict[str, IsoflopFit]) -> Table:
         name=name,
         title=title,
         columns=head + tail,
-        rows=tuple(rows),
+        rows=_defined(rows),
         note="Low and high are the ends of the 95 % interval; an empty one is open, and the remark says why.",
     )
 
@@ -457,11 +465,11 @@ def _padded(coefficients: Sequence[float]) -> list[float]:
 
 
 def _exponent_table(fits: dict[str, IsoflopFit]) -> Table:
-    rows = tuple(
+    rows: list[tuple[Scalar, ...]] = [
         (counting, COUNTINGS[counting], fit.exponent.value, fit.exponent.lo, fit.exponent.hi, fit.coefficient.value,
          fit.reference_budget, fit.identified, fit.not_identified or "")
         for counting, fit in fits.items()
-    )  # fmt: skip
+    ]  # fmt: skip
     return Table(
         name="exponents",
         title="How the best size grows with compute, by way of counting",
@@ -476,7 +484,7 @@ def _exponent_table(fits: dict[str, IsoflopFit]) -> Table:
             ("identified", "identified", "", ""),
             ("note", "remark", "", ""),
         ),
-        rows=rows,
+        rows=_defined(rows),
         note="The same runs under three ways of counting: the exponent is as much a matter of counting as of training.",
     )
 
@@ -503,7 +511,7 @@ def _degree_table(cubic: IsoflopFit, parabola: IsoflopFit) -> Table:
             ("half_width_hi", "high", "", "x{:.2f}"),
             ("status", "fit", "", ""),
         ),
-        rows=tuple(rows),
+        rows=_defined(rows),
         note="A parabola is symmetric in ln N and the profile is not, so the two differ; the verdict uses the cubic.",
     )
 
@@ -527,7 +535,7 @@ def _draw_table(fits: dict[str, IsoflopFit]) -> Table:
             ("centre_lnN", "centre of ln N", "", "{:.3f}"),
             *((f"c{k}", f"c{k}", "", "{:.4g}") for k in range(4)),
         ),
-        rows=tuple(rows),
+        rows=_defined(rows),
     )
 
 
