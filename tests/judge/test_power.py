@@ -7,6 +7,7 @@ import math
 
 import pytest
 
+from isoflop import records
 from isoflop.judge import power
 from isoflop.judge.power import Design
 
@@ -56,3 +57,14 @@ def test_what_cannot_be_answered_is_said():
         power.plan_power(Design(sd=1.0, seeds=4, num_looks=3))
     with pytest.raises(ValueError, match="must be positive"):
         power.plan_power(Design(sd=0.0, effect=1.0))
+
+
+def test_as_a_record():
+    answer = power.plan_power(Design(sd=1.0, noise_df=50.0, effect=1.5, num_looks=2), num_simulations=2000)
+    verdict = records.decode(records.encode(power.power_verdict(answer)), records.Verdict)
+    assert verdict.outcome == "supported"
+    assert [table.name for table in verdict.tables] == ["ladder", "procedures"]
+    for table in verdict.tables:
+        assert {len(row) for row in table.rows} == {len(table.columns)}
+    hopeless = power.power_verdict(power.plan_power(Design(sd=1.0, effect=1e-4)))
+    assert hopeless.outcome == "contradicted"

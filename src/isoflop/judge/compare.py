@@ -696,5 +696,9 @@ def _figure(result: dict[str, Any]) -> Figure:
         caption=f"Difference with its {result['level']:.0%} interval; an interval across 0 cannot tell.",
         alt=result["sentence"],
         tables=("comparison",),
-        options={"reference": 0.0, "reference_label": "no difference", "x_title": "B - A"},
+        options={
+            "reference": 0.0,
+            "reference_label": "no difference",
+            "x_title": "B minus A" + (", share of items" if all(map(_in_points, result["tasks"])) else ""),
+        },
     )

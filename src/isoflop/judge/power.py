@@ -14,6 +14,7 @@ import numpy as np
 
 from isoflop.fit import power as power_of
 from isoflop.fit import sequential
+from isoflop.records import Column, Figure, Outcome, Scalar, Statement, Table, Verdict
 
 SEED_LADDER = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24, 32, 48, 64)
 
@@ -190,3 +191,90 @@ def render_power(answer: dict[str, Any]) -> str:
                 f"{row['mean_seeds_null']:13.1f}  {row['mean_seeds_effect']:13.1f}{mark}"
             )
     return "\n".join(lines)
+
+
+def power_verdict(answer: dict[str, Any]) -> Verdict:
+    """The answer as a verdict with its tables and figure, ready to be published.
+
+    "supported" says that the design can see the effect (or any effect, when none is named).
+    """
+    able = answer["seeds"] is not None if answer["effect"] is not None else answer["detectable"] is not None
+    outcome: Outcome = "supported" if able else "contradicted"
+    return Verdict(
+        study="power",
+        question="What can this design see?",
+        outcome=outcome,
+        sentence=answer["sentence"],
+        statements=(
+            Statement(text="The design can see the effect", outcome=outcome, because=answer["sentence"]),
+        ),
+        effect=answer["sentence"],
+        limits=(
+            f"Noise of one run {answer['sd']:g}, {answer['noise']}; Gaussian, equal in both arms.",
+            "Error rates of the procedures are measured by simulation of such studies.",
+        ),
+        tables=_power_tables(answer),
+        figures=(
+            Figure(
+                name="power",
+                kind="curves",
+                title="What more seeds buy",
+                caption="Smallest effect that is found with the wanted power, by seeds per arm.",
+                alt=answer["sentence"],
+                tables=("ladder",),
+                options={
+                    "log_x": True,
+                    "log_y": True,
+                    "x_title": "seeds per arm",
+                    "y_title": "detectable effect",
+                },
+            ),
+        ),
+        summary={key: value for key, value in answer.items() if key not in ("ladder", "procedures")},
+    )
+
+
+def _power_tables(answer: dict[str, Any]) -> tuple[Table, ...]:
+    ladder: list[tuple[Scalar, ...]] = [
+        ("detectable effect", row["seeds"], row["detectable"], None, None, "line", row["power"])
+        for row in answer["ladder"]
+        if row["detectable"] is not None
+    ]
+    if answer["effect"] is not None:
+        ends = (SEED_LADDER[0], SEED_LADDER[-1])
+        ladder += [
+            ("wanted effect", end, abs(answer["effect"]), None, None, "reference", None) for end in ends
+        ]
+    names = ("series", "x", "y", "lo", "hi", "role", "power")
+    titles = ("series", "seeds per arm", "effect", "from", "to", "role", "power at the wanted effect")
+    tables = [
+        Table(
+            name="ladder",
+            title="Seeds, power and detectable effects",
+            columns=tuple(Column(name=name, title=title) for name, title in zip(names, titles, strict=True)),
+            rows=tuple(ladder),
+        )
+    ]
+    if answer["procedures"]:
+        keys = ("name", "false_positive_rate", "power", "mean_seeds_null", "mean_seeds_effect", "honest")
+        heads = (
+            "procedure",
+            "false positives",
+            "power",
+            "seeds if nothing differs",
+            "seeds at the effect",
+            "honest",
+        )
+        formats = ("", "{:.1%}", "{:.0%}", "{:.1f}", "{:.1f}", "")
+        tables.append(
+            Table(
+                name="procedures",
+                title="Ways of looking, with their measured error rates",
+                columns=tuple(
+                    Column(name=key, title=head, format=form)
+                    for key, head, form in zip(keys, heads, formats, strict=True)
+                ),
+                rows=tuple(tuple(row[key] for key in keys) for row in answer["procedures"]),
+            )
+        )
+    return tuple(tables)
