@@ -21,7 +21,9 @@ from isoflop.records import (
     Budget,
     Calibration,
     CorpusRecord,
+    DecisionRule,
     Evidence,
+    FlopCount,
     Plan,
     PlanRequest,
     RunEvidence,
@@ -104,7 +106,7 @@ def plan_study(
     )
     plan = msgspec.structs.replace(
         study.plan(request),
-        study_source=str(Path(name).resolve()) if name.endswith(".py") else name,
+        study_source=_source(name),
         provenance=current(device=device, num_workers=workers or 0),
     )
     if out is not None:
@@ -311,6 +313,8 @@ def run_study(
             result = train(store.root, device=device, workers=workers, reuse=reuse, on_event=on_event)
             num_trained = result.num_trained
             measure(store.root, device=device)
+        else:
+            store.write(store.plan_path, _plan_without_runs(study, name))
         say("judging ...")
         verdict = judge(store.root, study=name)
         say("writing the report ...")
@@ -364,6 +368,27 @@ def _settle_plan(
             "--resume goes on with it, another --out starts anew"
         )
     return present
+
+
+def _plan_without_runs(study: studies.Study, name: str) -> Plan:
+    """What a study that trains nothing declares before it looks at its data: question, rule, no runs."""
+    return Plan(
+        study=study.name,
+        study_source=_source(name),
+        claims=study.claims,
+        question=study.question,
+        budget=Budget(amount=0.0, unit="flops", convention="6N-all", text="nothing is trained"),
+        planned_flops=FlopCount(flops=0.0, convention="6N-all"),
+        runs=(),
+        rule=study.rule or DecisionRule(text=study.prediction),
+        seeds=(),
+        provenance=current(),
+    )
+
+
+def _source(name: str) -> str:
+    """How to find a study again from any folder: its name, or the whole path of its file."""
+    return str(Path(name).resolve()) if name.endswith(".py") else name
 
 
 def _same_request(plan: Plan, study: studies.Study, budget: str | None, seeds: int | None) -> bool:

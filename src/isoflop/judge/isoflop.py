@@ -129,7 +129,10 @@ def judge_isoflop(evidence: Evidence, *, limits: tuple[str, ...] = ()) -> Verdic
     }
     main = fits[MAIN]
     statements = judge_statements(main, plan, fits)
-    parabola = fit_isoflop(sweep.points(MAIN), degree=2, eps=_number(parameters["eps"]), num_draws=0)
+    forms = {"convex quartic": main} | {
+        name: fit_isoflop(sweep.points(MAIN), degree=degree, eps=_number(parameters["eps"]), num_draws=0)
+        for name, degree in (("cubic", 3), ("parabola", 2))
+    }
     return Verdict(
         study=plan.study,
         claims=plan.claims,
@@ -142,7 +145,7 @@ def judge_isoflop(evidence: Evidence, *, limits: tuple[str, ...] = ()) -> Verdic
         unresolved=_unresolved(fits, statements, sweep),
         limits=limits,
         fits=tuple(_fit_record(name, fit) for name, fit in fits.items()),
-        tables=_tables(sweep, fits, parabola),
+        tables=_tables(sweep, fits, forms),
         figures=_figures(),
         exclusions=sweep.exclusions + main.exclusions,
         plan_fingerprint=plan.fingerprint(),
@@ -325,7 +328,7 @@ def _fit_record(counting: str, fit: IsoflopFit) -> Fit:
         estimates |= {f"N_opt@{key}": budget.N_opt, f"half_width@{key}": budget.half_width}
     return Fit(
         name=f"isoflop/{counting}",
-        form="L = c0 + c1 u + c2 u^2 + c3 u^3 per budget, u = ln N - centre; N_opt ~ C^a",
+        form="per budget L = c0 + c1 u + c2 (u^2 + s u^3/3 + (s^2 + p) u^4/12), u = ln N - centre; N_opt ~ C^a",
         estimates=estimates,
         error_model=f"{fit.method}; {fit.interval_method}",
         notes=fit.notes,
@@ -349,11 +352,11 @@ def _columns(*specs: tuple[str, str, str, str]) -> tuple[Column, ...]:
     return tuple(Column(name=n, title=t, unit=u, format=f) for n, t, u, f in specs)
 
 
-def _tables(sweep: Sweep, fits: dict[str, IsoflopFit], parabola: IsoflopFit) -> tuple[Table, ...]:
+def _tables(sweep: Sweep, fits: dict[str, IsoflopFit], forms: dict[str, IsoflopFit]) -> tuple[Table, ...]:
     return (
         _bowl_table("bowls", "The bottom of each profile", fits),
         _exponent_table(fits),
-        _degree_table(fits[MAIN], parabola),
+        _degree_table(forms),
         _points_table(sweep, fits[MAIN]),
         _draw_table(fits),
     )
@@ -489,9 +492,9 @@ def _exponent_table(fits: dict[str, IsoflopFit]) -> Table:
     )
 
 
-def _degree_table(cubic: IsoflopFit, parabola: IsoflopFit) -> Table:
+def _degree_table(forms: dict[str, IsoflopFit]) -> Table:
     rows: list[tuple[Scalar, ...]] = []
-    for name, fit in (("cubic", cubic), ("parabola", parabola)):
+    for name, fit in forms.items():
         for b in fit.budgets:
             rows.append(
                 (name, b.budget, b.N_opt.value, b.N_opt.lo, b.N_opt.hi, b.half_width.value, b.half_width.lo,
@@ -499,7 +502,7 @@ def _degree_table(cubic: IsoflopFit, parabola: IsoflopFit) -> Table:
             )  # fmt: skip
     return Table(
         name="degrees",
-        title="Cubic and parabola side by side",
+        title="Three forms of the bowl side by side",
         columns=_columns(
             ("form", "form", "", ""),
             ("budget", "budget", "FLOPs", "{:.1e}"),
@@ -512,7 +515,8 @@ def _degree_table(cubic: IsoflopFit, parabola: IsoflopFit) -> Table:
             ("status", "fit", "", ""),
         ),
         rows=_defined(rows),
-        note="A parabola is symmetric in ln N and the profile is not, so the two differ; the verdict uses the cubic.",
+        note="A parabola is symmetric in ln N and the profile is not. The verdict uses the convex quartic, which takes "
+        "the profile's skewness from all budgets together and always has one minimum.",
     )
 
 
@@ -545,8 +549,8 @@ def _figures() -> tuple[Figure, ...]:
             name="isoflop_bowls",
             kind="isoflop_bowls",
             title="Loss against size at equal compute",
-            caption="Each point is one trained model; models of one colour cost the same compute. Heavy line: cubic in "
-            "ln N. Light lines: bootstrap draws over whole trunks. Bar: best size with its 95 % interval. "
+            caption="Each point is one trained model; models of one colour cost the same compute. Heavy line: the "
+            "fitted bowl in ln N. Light lines: draws over whole trunks. Bar: best size with its 95 % interval. "
             "Band: sizes within 1 % of the lowest loss.",
             alt="One bowl-shaped curve per compute budget; higher budgets lie lower and further to the right.",
             tables=("points", "bowls", "bowl_draws"),

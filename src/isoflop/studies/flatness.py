@@ -27,11 +27,12 @@ BUDGETS = (3e10, 1e11, 3e11, 1e12, 3e12, 1e13)
 
 RULE = DecisionRule(
     text=(
-        "Per budget a cubic in ln N is fitted to all seeds' losses, with noise pooled over the sweep and trunks as "
-        "the unit of resampling. The basin is where the fitted loss is within 1 % of its minimum; its half-width is "
-        "the geometric mean of the factors below and above the optimum. Each statement is judged at the largest "
-        "budget whose fit is accepted: supported when the 95 % interval lies wholly on its side of the threshold, "
-        "contradicted when wholly on the other, else it cannot be told. The first statement is the verdict."
+        "Per budget a bowl in ln N (a convex quartic whose skewness is shared by all budgets; cubic and parabola "
+        "stand beside it) is fitted to all seeds' losses, with noise pooled over the sweep and trunks as the unit. "
+        "The basin is where the fitted loss is within 1 % of its minimum; its half-width is the geometric mean of "
+        "the factors below and above the optimum. Each statement is judged at the largest budget whose fit is "
+        "accepted: supported when the 95 % interval lies wholly on its side of the threshold, contradicted when "
+        "wholly on the other, else it cannot be told. The first statement is the verdict."
     ),
     parameters={
         "eps": 0.01,

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from isoflop.records import Evidence, NetSpec, Plan, PlanRequest, Verdict
+from isoflop.records import DecisionRule, Evidence, NetSpec, Plan, PlanRequest, Verdict
 
 
 class StudyError(ValueError):
@@ -40,6 +40,7 @@ class Study:
         prediction: what was expected before the first run, or what the claim says.
         cost: what an answer usually costs, in words.
         judge: from plan, runs and data to a verdict.
+        rule: how the verdict is reached, for a study that trains nothing; a plan brings its own.
         plan: from a request to a plan; None when nothing has to be trained.
         default_budget: what is spent when the user names none; "" when nothing is trained.
         corpus: the text to prepare before planning; None for none.
@@ -53,6 +54,7 @@ class Study:
     prediction: str
     cost: str
     judge: Callable[[Evidence], Verdict]
+    rule: DecisionRule | None = None
     plan: Callable[[PlanRequest], Plan] | None = None
     default_budget: str = ""
     corpus: CorpusRequest | None = None
