@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from isoflop.publish.evidence import StudyData
-from isoflop.publish.numbers import flops, number
-from isoflop.records import Estimate, RunSpec
+from isoflop.publish.numbers import flops
+from isoflop.records import Estimate, Provenance, RunSpec
 
 Answer = Literal["yes", "no", "partly", "does not apply"]
 
@@ -248,16 +248,14 @@ def _code(data: StudyData) -> Item:
 
 def _one_version(data: StudyData) -> Item:
     question = "Did all runs use the same versions and device?"
-    kinds = {
-        (p.isoflop, p.python, p.torch, p.commit, p.device)
-        for run in data.runs
-        if run.record is not None
-        for p in (run.record.provenance,)
-    }
+    kinds = {_made_with(run.record.provenance) for run in data.runs if run.record is not None}
     if not kinds:
         return Item(question=question, answer="does not apply", evidence="nothing was trained here")
-    return Item(
-        question=question,
-        answer="yes" if len(kinds) == 1 else "no",
-        evidence=f"{number(len(kinds))} combination(s)",
-    )
+    answer: Answer = "yes" if len(kinds) == 1 else "no"
+    return Item(question=question, answer=answer, evidence="; ".join(sorted(kinds)))
+
+
+def _made_with(made: Provenance) -> str:
+    torch = f", PyTorch {made.torch}" if made.torch else ""
+    commit = f", commit {made.commit[:8]}" if made.commit else ""
+    return f"isoflop {made.isoflop}, Python {made.python}{torch}{commit}, {made.device}"

@@ -29,14 +29,14 @@ PAPER = Ink(role="paper", light="#fdfdfc", dark="#14171b")
 ACCENT = Ink(role="accent", light="#0a5c9e", dark="#7cbcf5")
 
 SERIES = (
-    Ink(role="s0", light="#1c2f87", dark="#86abff"),
-    Ink(role="s1", light="#5a2ca3", dark="#a893ff"),
-    Ink(role="s2", light="#8d2199", dark="#d18bea"),
-    Ink(role="s3", light="#b3297f", dark="#f283bb"),
-    Ink(role="s4", light="#c2385a", dark="#ff9189"),
-    Ink(role="s5", light="#b64f1e", dark="#ffab66"),
-    Ink(role="s6", light="#966004", dark="#ffcb57"),
-    Ink(role="s7", light="#6f6a08", dark="#efe773"),
+    Ink(role="s0", light="#1c2f87", dark="#5f86ee"),
+    Ink(role="s1", light="#512896", dark="#957ff2"),
+    Ink(role="s2", light="#7f1f8c", dark="#cb8ae4"),
+    Ink(role="s3", light="#9c2570", dark="#f08fc0"),
+    Ink(role="s4", light="#b03252", dark="#ff9f95"),
+    Ink(role="s5", light="#ac4d1b", dark="#ffb778"),
+    Ink(role="s6", light="#9c6508", dark="#ffd06a"),
+    Ink(role="s7", light="#7b750c", dark="#f4ee8a"),
 )
 """An ordered ramp: hue and lightness both move one way, so neighbours stay apart for the colour-blind and in grey."""
 

@@ -127,9 +127,11 @@ def _context(
         "cost": _cost_view(verdict.cost, plan),
         "exclusions": _exclusions(verdict.exclusions, verdict.fits),
         "fits": [_fit_view(fit) for fit in verdict.fits],
-        "rule_parameters": [(name, numbers.number(value)) for name, value in plan.rule.parameters.items()],
+        "rule_parameters": [
+            (name.replace("_", " "), numbers.number(value)) for name, value in plan.rule.parameters.items()
+        ],
         "all_declared": all(s.text in plan.rule.statements for s in verdict.statements),
-        "options": [(name, numbers.number(value)) for name, value in plan.options.items()],
+        "options": [(name.replace("_", " "), numbers.number(value)) for name, value in plan.options.items()],
         "plan_fingerprint": plan.fingerprint(),
         "checklist": checklist(data),
         "provenance": _provenance(data),
@@ -394,9 +396,9 @@ def _corpus(plan: Plan) -> list[tuple[str, str]]:
         return []
     return [
         ("Text", f"{corpus.source}: {corpus.description}" if corpus.description else corpus.source),
-        ("Corpus hash", f"sha256 {corpus.corpus_sha256}"),
+        ("Corpus sha256", corpus.corpus_sha256),
         ("Tokenizer", f"{corpus.tokenizer}, {numbers.number(corpus.vocab_size)} tokens"),
-        ("Tokenizer hash", f"sha256 {corpus.tokenizer_sha256}"),
+        ("Tokenizer sha256", corpus.tokenizer_sha256),
         (
             "Training part",
             f"{numbers.number(corpus.num_train_files)} files, {numbers.number(corpus.train_tokens)} tokens",

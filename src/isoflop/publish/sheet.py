@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure as Drawing
 
-WIDE_INCHES = 9.4
+WIDE_INCHES = 8.8
 NARROW_INCHES = 3.55
 
 

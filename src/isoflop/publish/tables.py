@@ -31,7 +31,7 @@ def column_type(values: list[Scalar]) -> str:
         return "BOOLEAN"
     if kinds == {int} and all(abs(value) < _BIGINT for value in values if isinstance(value, int)):
         return "BIGINT"
-    if kinds and kinds <= {int, float}:
+    if float in kinds and kinds <= {int, float}:
         return "DOUBLE"
     return "VARCHAR"
 
