@@ -8,6 +8,7 @@ fitting (`isoflop.fit`), and what follows from a belief (`isoflop.plan.size`).
 from __future__ import annotations
 
 import difflib
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -16,7 +17,7 @@ from io import BytesIO
 
 import numpy as np
 
-from isoflop.laws.chinchilla import BESIROGLU, HOFFMANN, HOFFMANN_ROUNDED, ChinchillaLaw
+from isoflop.laws.chinchilla import HOFFMANN, HOFFMANN_ROUNDED, ChinchillaLaw
 
 PARAMETERS = ("E", "A", "B", "alpha", "beta")
 """Columns of an array of draws, in this order."""
@@ -33,6 +34,7 @@ class Belief:
         law: the point estimate.
         draws: the law with arrays [B] for parameters, one entry per bootstrap draw; None without draws.
         why_no_draws: the sentence why there are none; "" when there are.
+        other_fits: what the same runs give under another loss function or outlier rule: (words, law).
         smallest_flops: training FLOPs of the smallest run behind the law; None when unknown.
         largest_flops: training FLOPs of the largest run behind the law; None when unknown.
         largest_N: parameters of the largest model behind the law; None when unknown.
@@ -45,6 +47,7 @@ class Belief:
     law: ChinchillaLaw
     draws: ChinchillaLaw | None = None
     why_no_draws: str = ""
+    other_fits: tuple[tuple[str, ChinchillaLaw], ...] = ()
     smallest_flops: float | None = None
     largest_flops: float | None = None
     largest_N: float | None = None
@@ -76,6 +79,11 @@ def to_array(draws: ChinchillaLaw) -> np.ndarray:
     return np.stack([np.atleast_1d(getattr(draws, name)) for name in PARAMETERS], axis=1)
 
 
+def parameters_of(law: ChinchillaLaw) -> tuple[float, float, float, float, float]:
+    """E, A, B, alpha, beta of a point estimate."""
+    return (float(law.E), float(law.A), float(law.B), float(law.alpha), float(law.beta))
+
+
 # ------------------------------------------------------------------------------------- published
 
 _POINTS_FROM, _POINTS_FLOPS, _POINTS_N = 1.4e18, 1.3e22, 16.2e9  # runs read off Hoffmann's figure 4
@@ -83,17 +91,15 @@ _POINTS_FROM, _POINTS_FLOPS, _POINTS_N = 1.4e18, 1.3e22, 16.2e9  # runs read off
 
 def _besiroglu() -> Belief:
     with np.load(BytesIO(_shipped("besiroglu.npz"))) as file:
-        draws = file["draws"]
-        point = file.get("point")
-    law = (
-        BESIROGLU if point is None else ChinchillaLaw(**dict(zip(PARAMETERS, map(float, point), strict=True)))
-    )
+        draws, point = file["draws"], file["point"]
+    law = ChinchillaLaw(*map(float, point))
     return Belief(
         name="besiroglu",
         title="Chinchilla, refitted",
         source="240 runs of Hoffmann et al. 2022, read by Besiroglu et al. 2024, refitted",
         law=law,
         draws=from_draws(draws),
+        other_fits=_other_fits("besiroglu"),
         smallest_flops=_POINTS_FROM,
         largest_flops=_POINTS_FLOPS,
         largest_N=_POINTS_N,
@@ -173,6 +179,12 @@ def published(name: str) -> Belief:
         hint = f"did you mean {near[0]!r}? " if near else ""
         raise ValueError(f"no published law named {name!r}; {hint}known: {', '.join(_PUBLISHED)}")
     return _PUBLISHED[name]()
+
+
+def _other_fits(name: str) -> tuple[tuple[str, ChinchillaLaw], ...]:
+    """Fits of the same points under other choices: isoflop/plan/choices/NAME.json, made by benchmarks/plan.py."""
+    rows = json.loads(resources.files("isoflop.plan").joinpath("choices", f"{name}.json").read_text())
+    return tuple((row["choice"], ChinchillaLaw(*(row[key] for key in PARAMETERS))) for row in rows)
 
 
 def _shipped(name: str) -> bytes:

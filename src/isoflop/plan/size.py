@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
@@ -21,7 +22,7 @@ from isoflop.flops import hardware
 from isoflop.flops.count import effective_parameters, parameters
 from isoflop.laws.chinchilla import Basin, ChinchillaLaw, Optimum
 from isoflop.plan import price
-from isoflop.plan.belief import DEFAULT, Belief, published, published_names
+from isoflop.plan.belief import DEFAULT, Belief, parameters_of, published, published_names
 from isoflop.plan.layout import Layout, Memory, find_layout, training_memory, usual_shape
 from isoflop.plan.price import Terrain
 from isoflop.records import Budget, Convention, Record
@@ -184,6 +185,12 @@ class Choice(Record, frozen=True, kw_only=True):
     loss_opt: float | None
     ratio: float
     """N_opt over that of the plan."""
+    law: str | None = None
+    """Name of the published law, for the group "law"."""
+    parameters: tuple[float, float, float, float, float] | None = None
+    """E, A, B, alpha, beta of the other fit, for the group "estimator"."""
+    budget_factor: float = 1.0
+    """The budget under this choice over that of the plan, as the law counts."""
 
 
 class HardwarePlan(Record, frozen=True, kw_only=True):
@@ -286,7 +293,7 @@ def plan_size(
         ),
         last_decade=valley.priced(best.N / 10.0),
         lifetime=_lifetime(valley, request),
-        sensitivity=sensitivity + _other_choices(request, belief, final, best, bool(sensitivity)),
+        sensitivity=sensitivity + _other_choices(request, belief, final, best),
         hardware=_hardware(request, belief, best),
         warnings=_warnings(request, belief, final, best),
     )
@@ -576,50 +583,58 @@ def _lifetime_size(
 # --------------------------------------------------------------------------------------- sensitivity
 
 
-def _other_choices(
-    request: SizeRequest, belief: Belief, flops: float, best: Optimum, own_table: bool
-) -> tuple[Choice, ...]:
-    """The optimum under other laws, counts and assumptions; nothing else changes."""
-    rows: list[Choice] = []
-    serve = request.serve_tokens if request.serve_in_budget else 0.0
+def _other_choices(request: SizeRequest, belief: Belief, flops: float, best: Optimum) -> tuple[Choice, ...]:
+    """The optimum under other fits, laws, counts and assumptions; nothing else changes."""
+    here = Terrain(
+        law=belief.law,
+        flops=flops,
+        unique_tokens=request.unique_tokens,
+        serve_tokens=request.serve_tokens if request.serve_in_budget else 0.0,
+    )
 
-    def add(
-        group: str, choice: str, law: ChinchillaLaw, C: float, unique: float | None, serve: float
-    ) -> None:
-        at = Terrain(law=law, flops=C, unique_tokens=unique, serve_tokens=serve).optimum()
-        loss = at.loss if group != "law" else None  # losses of other tokenizers do not compare
-        row = Choice(
-            group=group,  # type: ignore[arg-type]
-            choice=choice,
+    def choice(group: Any, words: str, terrain: Terrain, comparable: bool = True, **more: Any) -> Choice:
+        at = terrain.optimum()
+        return Choice(
+            group=group,
+            choice=words,
             N_opt=at.N,
             D_opt=at.D,
-            loss_opt=loss,
+            loss_opt=at.loss if comparable else None,
             ratio=at.N / best.N,
+            budget_factor=float(terrain.flops) / flops,
+            **more,
         )
-        rows.append(row)
 
-    unique = request.unique_tokens
+    rows = [
+        choice("estimator", words, replace(here, law=law), parameters=parameters_of(law))
+        for words, law in belief.other_fits
+    ]
     for name in published_names():
         if name != belief.name:
             other = published(name)
-            add("law", f"{other.title} ({name})", other.law, flops, unique, serve)
-    conventions: tuple[Convention, ...] = ("6N-nonembedding", "matmul-causal", "matmul-causal+recompute")
-    if request.budget.unit == "flops":
-        for convention in conventions:
-            counted_as = request.budget.convention or request.counting
-            if convention != counted_as:
-                recounted = flops * _counting_factor(counted_as, belief.law, flops)
-                C = recounted / _counting_factor(convention, belief.law, recounted)
-                add("counting", f"budget counted as {convention}", belief.law, C, unique, serve)
-    else:
-        for factor in (0.75, 1.25):
-            mfu = request.mfu * factor
-            add("utilisation", f"MFU {mfu:.0%}", belief.law, flops * factor, unique, serve)
-    if unique is not None:
-        add("repetition", "repeated tokens as good as new", belief.law, flops, None, serve)
-    if serve:
-        add("serving", "serving paid from elsewhere", belief.law, flops, unique, 0.0)
+            terrain = replace(here, law=other.law)
+            rows.append(choice("law", f"{other.title} ({name})", terrain, comparable=False, law=name))
+    for group, words, factor in _other_counts(request, belief, flops):
+        rows.append(choice(group, words, replace(here, flops=flops * factor)))
+    if request.unique_tokens is not None:
+        rows.append(choice("repetition", "repeated tokens as good as new", replace(here, unique_tokens=None)))
+    if here.serve_tokens:
+        rows.append(choice("serving", "serving paid from elsewhere", replace(here, serve_tokens=0.0)))
     return tuple(rows)
+
+
+def _other_counts(request: SizeRequest, belief: Belief, flops: float) -> list[tuple[str, str, float]]:
+    """(group, words, budget over the plan's) for other counts of a budget in FLOPs, or another utilisation."""
+    if request.budget.unit != "flops":
+        return [("utilisation", f"MFU {request.mfu * factor:.0%}", factor) for factor in (0.75, 1.25)]
+    counted_as = request.budget.convention or request.counting
+    recounted = flops * _counting_factor(counted_as, belief.law, flops)
+    others: tuple[Convention, ...] = ("6N-nonembedding", "matmul-causal", "matmul-causal+recompute")
+    return [
+        ("counting", f"budget counted as {one}", recounted / _counting_factor(one, belief.law, recounted) / flops)
+        for one in others
+        if one != counted_as
+    ]
 
 
 # ------------------------------------------------------------------------------------------ hardware

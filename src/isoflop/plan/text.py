@@ -6,6 +6,7 @@ need a wide screen.
 
 from __future__ import annotations
 
+import math
 import textwrap
 from collections.abc import Callable
 
@@ -17,7 +18,7 @@ WIDTH = 100
 _LABEL = 17
 _SEASON = 90  # days: a usual length for a large training
 _SIZES = 5
-_CHOICES = 4  # the page and the JSON hold all of them
+_CHOICES = 5  # the page and the JSON hold all of them
 
 
 def plan_text(plan: SizePlan) -> str:
@@ -186,9 +187,9 @@ def _sensitivity(plan: SizePlan) -> list[str]:
         return []
     rows = [
         f"  {choice.choice:<58.58}{format_count(choice.N_opt):>8}  {choice.ratio:.2g}x"
-        for choice in plan.sensitivity[:_CHOICES]
+        for choice in sorted(plan.sensitivity, key=lambda one: -abs(math.log(one.ratio)))[:_CHOICES]
     ]
-    return ["What the interval leaves out: best size under other choices", *rows]
+    return ["What the interval leaves out: the other choices that move the best size most", *rows]
 
 
 def _hardware(plan: SizePlan) -> list[str]:
