@@ -40,6 +40,9 @@ SLOWER_THAN_CALIBRATED = 3.0
 """A time budget stops the sweep at this multiple of itself: time may stop work, it never replans it."""
 
 
+NOTHING_TRAINED = Budget(amount=0.0, unit="flops", convention="6N-all", text="nothing is trained")
+
+
 class RequestError(ValueError):
     """The request does not fit what is in the folder; the message says how to go on."""
 
@@ -267,6 +270,40 @@ def publish(out: Path | str) -> Any:
     return write_report(Store(out))
 
 
+def publish_answer(verdict: Verdict, out: Path | str, rule: str) -> Path:
+    """Write an answer that came from the user's own table, and its report, into a folder.
+
+    Args:
+        verdict: of `isoflop.judge` on a table, two score files, a design.
+        out: output folder; refused when it holds something else's plan.
+        rule: how the verdict was reached, in words.
+
+    Returns the path of the report.
+    """
+    store = Store(out)
+    with store.lock():
+        if store.plan_path.exists() and store.read_plan().study != verdict.study:
+            raise RequestError(f"{out} holds {store.read_plan().study!r} already; choose another --out")
+        store.write(store.plan_path, _plan_of_answer(verdict, rule))
+        store.write(store.verdict_path, msgspec.structs.replace(verdict, provenance=current()))
+        report: Path = publish(store.root).report
+    return report
+
+
+def _plan_of_answer(verdict: Verdict, rule: str) -> Plan:
+    return Plan(
+        study=verdict.study,
+        claims=verdict.claims,
+        question=verdict.question,
+        budget=NOTHING_TRAINED,
+        planned_flops=FlopCount(flops=0.0, convention="6N-all"),
+        runs=(),
+        rule=DecisionRule(text=rule),
+        seeds=(),
+        provenance=current(),
+    )
+
+
 # ----------------------------------------------------------------------------------------- all five
 
 
@@ -377,7 +414,7 @@ def _plan_without_runs(study: studies.Study, name: str) -> Plan:
         study_source=_source(name),
         claims=study.claims,
         question=study.question,
-        budget=Budget(amount=0.0, unit="flops", convention="6N-all", text="nothing is trained"),
+        budget=NOTHING_TRAINED,
         planned_flops=FlopCount(flops=0.0, convention="6N-all"),
         runs=(),
         rule=study.rule or DecisionRule(text=study.prediction),

@@ -258,7 +258,9 @@ def ledger(out: Path) -> tuple[str, dict[str, Any]]:
 @click.option("--eps", type=float, help="Tolerance on the loss for the smallest safe size.  [default: 0.01]")
 @click.option("--confidence", type=float, help="How sure the smallest size must be.  [default: 0.95]")
 @click.option("--device", help="Device for memory, days and money.  [default: H100]")
-@click.option("--devices", "num_devices", type=int, help="Devices side by side; the fewest that fit by default.")
+@click.option(
+    "--devices", "num_devices", type=int, help="Devices side by side; the fewest that fit by default."
+)
 @click.option("--mfu", type=float, help="Share of the device's peak that training reaches.  [default: 0.4]")
 @click.option("--months", type=float, help="Months of a monthly allocation to spend.  [default: 1]")
 @click.option("--usd-per-hour", "usd_per_device_hour", type=float, help="Price of a device-hour.")

@@ -2,12 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from isoflop.cli.main import CONTEXT, Group, main, verb
+
+if TYPE_CHECKING:
+    from isoflop.records import Verdict
+
+
+out_option = click.option(
+    "--out", type=click.Path(path_type=Path), help="Also write a report into this folder."
+)
+
+
+def with_report(
+    text: str, result: dict[str, Any], out: Path | None, rule: str, verdict: Callable[[], Verdict]
+) -> tuple[str, dict[str, Any]]:
+    """The answer as it is, and with --out also its report."""
+    answer = {name: value for name, value in result.items() if name != "schema"}
+    if out is None:
+        return text, answer
+    from isoflop.verbs import publish_answer
+
+    report = publish_answer(verdict(), out, rule)
+    return f"{text}\n\nreport: {report}", {**answer, "report": str(report)}
 
 
 @main.group(cls=Group, context_settings=CONTEXT)
@@ -69,13 +91,46 @@ def data_get(name: str, into: Path | None) -> tuple[str, dict[str, Any]]:
 @click.option("--family", help="Column that groups items which are not independent.")
 @click.option("--paired-seeds", is_flag=True, help="Equal seed labels share initialisation and data order.")
 @click.option("--level", type=float, default=0.95, show_default=True, help="Confidence level.")
-@click.option("--power", type=float, default=0.8, show_default=True, help="Power of the smallest detectable difference.")
+@click.option(
+    "--power", type=float, default=0.8, show_default=True, help="Power of the smallest detectable difference."
+)
 @click.option("--common-items", is_flag=True, help="Compare on the items that both files have.")
 @click.option("--ignore-versions", is_flag=True, help="Compare in spite of different task versions.")
+@out_option
 @verb("compare")
-def compare(a: Path, b: Path, **options: Any) -> tuple[str, dict[str, Any]]:
+def compare(a: Path, b: Path, out: Path | None, **options: Any) -> tuple[str, dict[str, Any]]:
     """Is B really different from A? Reads lm-eval results and item logs, plain JSON, CSV, JSON lines."""
-    from isoflop.judge.compare import Options, compare_files, render_text
+    from isoflop.judge.compare import Options, compare_files, comparison_verdict, render_text
 
     result = compare_files(a, b, Options(**options))
-    return render_text(result), {name: value for name, value in result.items() if name != "schema"}
+    rule = (
+        "Each task's difference against zero at the declared level, corrected for the number of tasks (Holm)."
+    )
+    return with_report(render_text(result), result, out, rule, lambda: comparison_verdict(result))
+
+
+@main.command()
+@click.option("--sd", type=float, required=True, help="Spread of one run about its configuration's mean.")
+@click.option("--noise-df", type=float, help="Degrees of freedom of a spread that was learned elsewhere.")
+@click.option("--effect", type=float, help="Effect to see, in the unit of --sd.")
+@click.option("--seeds", type=int, help="Seeds per arm that you can pay for.")
+@click.option("--power", "wanted_power", type=float, default=0.8, show_default=True)
+@click.option("--alpha", type=float, default=0.05, show_default=True, help="Rate of false alarms.")
+@click.option(
+    "--looks",
+    "num_looks",
+    type=int,
+    default=1,
+    show_default=True,
+    help="Looks at the data, the last included.",
+)
+@click.option("--correlation", type=float, help="Of arms that share seeds pairwise.")
+@out_option
+@verb("power")
+def power(out: Path | None, **options: Any) -> tuple[str, dict[str, Any]]:
+    """How many seeds for an effect, or which effect for so many seeds; with looks, a sequential plan."""
+    from isoflop.judge.power import Design, plan_power, power_verdict, render_power
+
+    result = plan_power(Design(**options))
+    rule = "Power of the two-sided test of the design, by calculation; sequential error rates by simulation."
+    return with_report(render_power(result), result, out, rule, lambda: power_verdict(result))
