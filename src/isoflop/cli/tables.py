@@ -134,3 +134,50 @@ def power(out: Path | None, **options: Any) -> tuple[str, dict[str, Any]]:
     result = plan_power(Design(**options))
     rule = "Power of the two-sided test of the design, by calculation; sequential error rates by simulation."
     return with_report(render_power(result), result, out, rule, lambda: power_verdict(result))
+
+
+@main.command()
+@click.argument("table", type=click.Path(path_type=Path))
+@click.option(
+    "--as",
+    "kind",
+    type=click.Choice(["law", "curve"]),
+    help="What to fit; found from the columns by default.",
+)
+@click.option("--budget", help="law: also say what this budget should buy, e.g. 3.8e25.")
+@click.option(
+    "--column", "columns", multiple=True, help="ROLE=NAME for a column that is not found by its usual name."
+)
+@click.option("--loss-function", type=click.Choice(["huber", "squares", "lad", "student"]), default="huber")
+@click.option(
+    "--drop-highest", "drop_highest_loss", type=int, default=0, help="law: leave out so many highest losses."
+)
+@click.option("--bootstrap", type=int, default=4000, show_default=True, help="Number of resamples.")
+@click.option(
+    "--skip-bad-rows", is_flag=True, help="Leave out rows with missing or impossible entries, and say so."
+)
+@click.option("--sensitivity/--no-sensitivity", default=True, help="law: the answer under other ways to fit.")
+@click.option("--seed", type=int, default=0, show_default=True)
+@verb("fit")
+def fit(
+    table: Path, kind: str | None, skip_bad_rows: bool, columns: tuple[str, ...], **options: Any
+) -> tuple[str, Any]:
+    """Fit a scaling law to a table of runs, or simple curves to a table of scores.
+
+    TABLE is a CSV, Parquet or JSONL file, or a folder of W&B, TensorBoard, trackio or JSONL logs.
+    """
+    from isoflop.fit.tables import read_runs
+
+    named = dict(_role(text) for text in columns)
+    bad_rows: Any = "exclude" if skip_bad_rows else "refuse"
+    from isoflop.fit.law_report import law_answer
+
+    answer = law_answer(read_runs(table, named, bad_rows=bad_rows), **options)
+    return answer.pop("text"), answer
+
+
+def _role(text: str) -> tuple[str, str]:
+    role, equals, name = text.partition("=")
+    if not equals or not name:
+        raise ValueError(f"--column {text!r}: write it as ROLE=NAME, e.g. N=params")
+    return role, name
