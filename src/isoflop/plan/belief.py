@@ -9,15 +9,20 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Callable
+import math
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
-from io import BytesIO
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from isoflop.laws.chinchilla import HOFFMANN, HOFFMANN_ROUNDED, ChinchillaLaw
+from isoflop.laws import registry
+from isoflop.laws.chinchilla import ChinchillaLaw
+from isoflop.laws.muennighoff import RepeatedDataLaw
+
+if TYPE_CHECKING:
+    from isoflop.fit.parametric import LawFit
 
 PARAMETERS = ("E", "A", "B", "alpha", "beta")
 """Columns of an array of draws, in this order."""
@@ -84,108 +89,108 @@ def parameters_of(law: ChinchillaLaw) -> tuple[float, float, float, float, float
     return (float(law.E), float(law.A), float(law.B), float(law.alpha), float(law.beta))
 
 
+def fitted(
+    fit: LawFit, *, name: str, title: str, source: str, other_fits: tuple[tuple[str, ChinchillaLaw], ...] = ()
+) -> Belief:
+    """What a fit to one's own runs lets one believe.
+
+    Draws whose replicate ended on a bound are left in: they are part of what the runs leave open.
+    """
+    flops = fit.law.k * fit.N * fit.D
+    return Belief(
+        name=name,
+        title=title,
+        source=source,
+        law=fit.law,
+        draws=from_draws(fit.draws) if len(fit.draws) else None,
+        why_no_draws="" if len(fit.draws) else "the fit was made without a bootstrap",
+        other_fits=other_fits,
+        smallest_flops=float(flops.min()),
+        largest_flops=float(flops.max()),
+        largest_N=float(fit.N.max()),
+    )
+
+
 # ------------------------------------------------------------------------------------- published
 
-_POINTS_FROM, _POINTS_FLOPS, _POINTS_N = 1.4e18, 1.3e22, 16.2e9  # runs read off Hoffmann's figure 4
-
-
-def _besiroglu() -> Belief:
-    with np.load(BytesIO(_shipped("besiroglu.npz"))) as file:
-        draws, point = file["draws"], file["point"]
-    law = ChinchillaLaw(*map(float, point))
-    return Belief(
-        name="besiroglu",
-        title="Chinchilla, refitted",
-        source="240 runs of Hoffmann et al. 2022, read by Besiroglu et al. 2024, refitted",
-        law=law,
-        draws=from_draws(draws),
-        other_fits=_other_fits("besiroglu"),
-        smallest_flops=_POINTS_FROM,
-        largest_flops=_POINTS_FLOPS,
-        largest_N=_POINTS_N,
-    )
-
-
-def _hoffmann() -> Belief:
-    return Belief(
-        name="hoffmann",
-        title="Chinchilla, as published",
-        source="Hoffmann et al. 2022 (arXiv 2203.15556), approach 3, unrounded",
-        law=HOFFMANN,
-        why_no_draws="the paper gives no draws, and its own interval came from an optimiser that stopped early "
-        "(Besiroglu et al. 2024)",
-        smallest_flops=_POINTS_FROM,
-        largest_flops=_POINTS_FLOPS,
-        largest_N=_POINTS_N,
-    )
-
-
-def _hoffmann_rounded() -> Belief:
-    return Belief(
-        name="hoffmann-rounded",
-        title="Chinchilla, as printed",
-        source="Hoffmann et al. 2022 (arXiv 2203.15556), equation 10, two digits",
-        law=HOFFMANN_ROUNDED,
-        why_no_draws="the paper gives no draws, and two digits move the optimum by a fifth by themselves",
-        smallest_flops=_POINTS_FROM,
-        largest_flops=_POINTS_FLOPS,
-        largest_N=_POINTS_N,
-    )
-
-
-def _muennighoff() -> Belief:
-    return Belief(
-        name="muennighoff",
-        title="Repeated-data law, first pass over the data",
-        source="Muennighoff et al. 2023 (arXiv 2305.16264), released code",
-        law=MUENNIGHOFF,
-        why_no_draws="the paper gives a point estimate without draws",
-        largest_flops=2.1e21,
-        largest_N=8.7e9,
-    )
-
-
-MUENNIGHOFF = ChinchillaLaw(
-    E=float(np.exp(0.6254804)),
-    A=float(np.exp(6.255414)),
-    B=float(np.exp(7.3049974)),
-    alpha=0.3526596,
-    beta=0.3526596,
-)
-
-_PUBLISHED: dict[str, Callable[[], Belief]] = {
-    "besiroglu": _besiroglu,
-    "hoffmann": _hoffmann,
-    "hoffmann-rounded": _hoffmann_rounded,
-    "muennighoff": _muennighoff,
-}
-
 DEFAULT = "besiroglu"
+_WHY_NO_DRAWS = {
+    "besiroglu-published": "the published errors belong to another estimator; the law besiroglu has draws",
+    "hoffmann": "the paper gives no draws, and its own interval came from an optimiser that stopped early "
+    "(Besiroglu et al. 2024)",
+    "hoffmann-rounded": "the paper gives no draws, and two digits move the optimum by a fifth by themselves",
+    "muennighoff": "the paper gives a point estimate without draws",
+}
+"""The published laws of the Chinchilla form; the one that is missing here has draws."""
 
 
 def published_names() -> tuple[str, ...]:
     """Names that `published` takes, the default first."""
-    return tuple(_PUBLISHED)
+    return (DEFAULT, *_WHY_NO_DRAWS)
 
 
 @cache
 def published(name: str) -> Belief:
-    """A published law by name.
+    """A published law of the Chinchilla form by name.
 
     Raises ValueError for a name that is not one, with the nearest and all known ones.
     """
-    if name not in _PUBLISHED:
-        near = difflib.get_close_matches(name, _PUBLISHED, n=1)
+    if name not in published_names():
+        near = difflib.get_close_matches(name, published_names(), n=1)
         hint = f"did you mean {near[0]!r}? " if near else ""
-        raise ValueError(f"no published law named {name!r}; {hint}known: {', '.join(_PUBLISHED)}")
-    return _PUBLISHED[name]()
+        known = ", ".join(published_names())
+        if name in registry.published():
+            hint = f"{name} says which size is best but has no loss of this form to plan with; "
+        raise ValueError(f"no law named {name!r} to plan with; {hint}known: {known}")
+    entry = registry.published()[name]
+    C, N = entry.valid_C, entry.valid_N
+    return Belief(
+        name=name,
+        title=entry.title,
+        source=entry.source,
+        law=entry.law.first_pass if isinstance(entry.law, RepeatedDataLaw) else entry.law,
+        draws=entry.draws() if entry.draws else None,
+        why_no_draws="" if entry.draws else _WHY_NO_DRAWS[name],
+        other_fits=_other_fits(name) if name == DEFAULT else (),
+        smallest_flops=C[0] if C else None,
+        largest_flops=C[1] if C else None,
+        largest_N=N[1] if N else None,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class PublishedSize:
+    """What a published rule without a loss of this form calls the best size."""
+
+    name: str
+    words: str
+    N: float
+    exponent: float
+    """N grows with the budget to this power, near this budget."""
+
+
+def other_published_sizes(C: float) -> tuple[PublishedSize, ...]:
+    """The optimum by published rules that plan no loss: Hoffmann's other approaches, Llama 3, DeepSeek.
+
+    DeepSeek give FLOPs per token, of which a sixth is the size. Kaplan et al. 2020 is left out: superseded.
+    """
+    return tuple(
+        PublishedSize(
+            name=name,
+            words=f"{registry.published()[name].title} ({name})",
+            N=_size(name, C),
+            exponent=math.log(_size(name, 1.01 * C) / _size(name, C)) / math.log(1.01),
+        )
+        for name in ("hoffmann-1", "hoffmann-2", "llama3", "deepseek")
+    )
+
+
+def _size(name: str, C: float) -> float:
+    best = registry.published()[name].law.optimum(C)
+    return float(best.flops_per_token) / 6.0 if name == "deepseek" else float(best.N)
 
 
 def _other_fits(name: str) -> tuple[tuple[str, ChinchillaLaw], ...]:
     """Fits of the same points under other choices: isoflop/plan/choices/NAME.json, made by benchmarks/plan.py."""
     rows = json.loads(resources.files("isoflop.plan").joinpath("choices", f"{name}.json").read_text())
     return tuple((row["choice"], ChinchillaLaw(*(row[key] for key in PARAMETERS))) for row in rows)
-
-
-def _shipped(name: str) -> bytes:
-    return resources.files("isoflop.laws").joinpath("draws", name).read_bytes()

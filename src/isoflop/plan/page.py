@@ -86,7 +86,11 @@ def page_data(plan: SizePlan, belief: Belief | None = None) -> dict[str, Any]:
             "x": None,
             "view": "excess",
         },
-        "choices": [choice_data(one, plan.law.name) for one in plan.sensitivity if _recomputable(one)],
+        "choices": [
+            choice_data(one, plan.law.name, plan.final_flops)
+            for one in plan.sensitivity
+            if _recomputable(one)
+        ],
         "hardware": {
             "device": device.name,
             "mfu": request.mfu,
@@ -115,7 +119,7 @@ def law_data(belief: Belief) -> dict[str, Any]:
     }
 
 
-def choice_data(choice: Choice, planned_law: str) -> dict[str, Any]:
+def choice_data(choice: Choice, planned_law: str, flops: float) -> dict[str, Any]:
     """What the page needs to recompute one row of the sensitivity panel at another state."""
     return {
         "label": choice.choice,
@@ -123,6 +127,7 @@ def choice_data(choice: Choice, planned_law: str) -> dict[str, Any]:
         "law": choice.law,
         "point": list(choice.parameters) if choice.parameters else None,
         "budget_factor": choice.budget_factor,
+        "rule": {"N": choice.N_opt, "C": flops, "exponent": choice.exponent} if choice.exponent else None,
         "only_law": planned_law if choice.group == "estimator" else None,
         "needs": _NEEDS.get(choice.group),
     }

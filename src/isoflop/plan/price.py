@@ -20,17 +20,16 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from isoflop.laws.chinchilla import Basin, ChinchillaLaw, Optimum
+from isoflop.laws.muennighoff import MUENNIGHOFF
+from isoflop.laws.sardana import SERVE_FLOPS
 
 Real = Any
 """A float or an array of floats."""
 
-R_D = 15.387756
-"""Decay of the value of repeated tokens, in repetitions: the unrounded fit of Muennighoff et al. 2023."""
-R_N = 5.309743
-"""The same for parameters beyond those that the unique tokens can feed (ibid.)."""
-
-SERVE_FLOPS = 2.0
-"""Forward FLOPs per parameter and served token (Sardana et al. 2024, section 2)."""
+R_D = MUENNIGHOFF.R_D
+"""Decay of the value of repeated tokens, in repetitions."""
+R_N = MUENNIGHOFF.R_N
+"""The same for parameters beyond those that the unique tokens can feed."""
 
 
 def saturated(amount: Real, unique: Real, decay: float) -> Real:

@@ -22,7 +22,7 @@ from isoflop.flops import hardware
 from isoflop.flops.count import effective_parameters, parameters
 from isoflop.laws.chinchilla import Basin, ChinchillaLaw, Optimum
 from isoflop.plan import price
-from isoflop.plan.belief import DEFAULT, Belief, parameters_of, published, published_names
+from isoflop.plan.belief import DEFAULT, Belief, other_published_sizes, parameters_of, published
 from isoflop.plan.layout import Layout, Memory, find_layout, training_memory, usual_shape
 from isoflop.plan.price import Terrain
 from isoflop.records import Budget, Convention, Record
@@ -32,6 +32,9 @@ Interval = tuple[float, float] | None
 
 TOLERANCES = (0.0025, 0.005, 0.01, 0.02)
 """Tolerances on the loss for which every plan shows the basin and the smallest safe size."""
+
+_OTHER_LAWS = ("besiroglu", "hoffmann", "muennighoff")
+"""Published laws of which each plan shows the optimum; their rounded twins would only repeat them."""
 
 SMALLEST_BUDGET, LARGEST_BUDGET = 1e6, 1e32
 """FLOPs; beyond them a budget is a slip of the unit."""
@@ -187,6 +190,8 @@ class Choice(Record, frozen=True, kw_only=True):
     """N_opt over that of the plan."""
     law: str | None = None
     """Name of the published law, for the group "law"."""
+    exponent: float | None = None
+    """For a law that gives a size and no loss: N grows with the budget to this power."""
     parameters: tuple[float, float, float, float, float] | None = None
     """E, A, B, alpha, beta of the other fit, for the group "estimator"."""
     budget_factor: float = 1.0
@@ -609,11 +614,12 @@ def _other_choices(request: SizeRequest, belief: Belief, flops: float, best: Opt
         choice("estimator", words, replace(here, law=law), parameters=parameters_of(law))
         for words, law in belief.other_fits
     ]
-    for name in published_names():
+    for name in _OTHER_LAWS:
         if name != belief.name:
             other = published(name)
             terrain = replace(here, law=other.law)
             rows.append(choice("law", f"{other.title} ({name})", terrain, comparable=False, law=name))
+    rows += _other_rules(request, flops, best)
     for group, words, factor in _other_counts(request, belief, flops):
         rows.append(choice(group, words, replace(here, flops=flops * factor)))
     if request.unique_tokens is not None:
@@ -621,6 +627,26 @@ def _other_choices(request: SizeRequest, belief: Belief, flops: float, best: Opt
     if here.serve_tokens:
         rows.append(choice("serving", "serving paid from elsewhere", replace(here, serve_tokens=0.0)))
     return tuple(rows)
+
+
+def _other_rules(request: SizeRequest, flops: float, best: Optimum) -> list[Choice]:
+    """Published rules that name a size and no loss; none where repetition or serving, which they ignore, bears."""
+    repeats = request.unique_tokens is not None and best.D > request.unique_tokens
+    if repeats or (request.serve_in_budget and request.serve_tokens):
+        return []
+    return [
+        Choice(
+            group="law",
+            choice=rule.words,
+            N_opt=rule.N,
+            D_opt=flops / (6.0 * rule.N),
+            loss_opt=None,
+            ratio=rule.N / best.N,
+            law=rule.name,
+            exponent=rule.exponent,
+        )
+        for rule in other_published_sizes(flops)
+    ]
 
 
 def _other_counts(request: SizeRequest, belief: Belief, flops: float) -> list[tuple[str, str, float]]:
@@ -631,7 +657,11 @@ def _other_counts(request: SizeRequest, belief: Belief, flops: float) -> list[tu
     recounted = flops * _counting_factor(counted_as, belief.law, flops)
     others: tuple[Convention, ...] = ("6N-nonembedding", "matmul-causal", "matmul-causal+recompute")
     return [
-        ("counting", f"budget counted as {one}", recounted / _counting_factor(one, belief.law, recounted) / flops)
+        (
+            "counting",
+            f"budget counted as {one}",
+            recounted / _counting_factor(one, belief.law, recounted) / flops,
+        )
         for one in others
         if one != counted_as
     ]

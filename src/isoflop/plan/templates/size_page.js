@@ -277,6 +277,11 @@
       if (choice.only_law && choice.only_law !== state.law) continue;
       if (choice.needs === "U" && state.U === null) continue;
       if (choice.needs === "served" && !base.served) continue;
+      if (choice.rule) {  // a published rule knows a size and no loss: it ignores repetition and serving
+        const repeats = state.U !== null && last.out.D_opt > state.U;
+        if (!repeats && !base.served) rows.push({ label: choice.label, group: choice.group, N: choice.rule.N * (state.C / choice.rule.C) ** choice.rule.exponent });
+        continue;
+      }
       const entry = choice.point ? Engine.makeLaw({ point: choice.point, draws: null }) : pointOf(choice.law || state.law);
       if (choice.law === state.law) continue;
       const options = { ...base, C: state.C * (choice.budget_factor || 1) };
