@@ -24,6 +24,7 @@ LADDER = ((12, 2), (16, 2), (24, 2), (32, 2), (48, 2), (64, 2), (96, 3), (128, 4
 RUNGS = {3e10: LADDER[:6], 1e11: LADDER[:6], 3e11: LADDER[1:7], 1e12: LADDER[2:8]}
 CONVENTION: records.Convention = "matmul-causal"
 NOISE_NATS = 0.012
+REFERENCE_BUDGET = 1.7e11
 TOKENS_PER_STEP = 512
 COUNTINGS = ("N_all", "N_nonembedding", "N_matmul")
 HOSTILE = "<script>alert(1)</script>"
@@ -270,7 +271,8 @@ def tables(cells: list[Cell], rng: np.random.Generator) -> tuple[Table, ...]:
                 float(slope),
                 float(slope) - 0.12,
                 float(slope) + 0.14,
-                float(np.exp(offset)),
+                float(np.exp(offset + slope * np.log(REFERENCE_BUDGET))),
+                REFERENCE_BUDGET,
                 carried,
                 note,
             )
@@ -315,7 +317,9 @@ def tables(cells: list[Cell], rng: np.random.Generator) -> tuple[Table, ...]:
             name="exponents",
             title="How the best size grows with compute",
             rows=tuple(exponents),
-            columns=columns("convention", "exponent", "lo", "hi", "coefficient", "identified", "note"),
+            columns=columns(
+                "convention", "exponent", "lo", "hi", "coefficient", "reference_budget", "identified", "note"
+            ),
         ),
         Table(
             name="points",
@@ -583,6 +587,7 @@ def build_plan(cells: list[Cell], trunks: list[RunSpec]) -> records.Plan:
     )
     return records.Plan(
         study="flatness",
+        study_source="flatness",
         claims=("P5.3",),
         question="How flat is the bottom of the isoFLOP curve, and where is it?",
         budget=records.Budget(amount=240.0, unit="seconds", text="4 min"),

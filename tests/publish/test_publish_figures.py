@@ -13,7 +13,7 @@ import pytest
 
 from isoflop.publish import marks
 from isoflop.publish.evidence import PublishError, StudyData
-from isoflop.publish.figures import KINDS, _matplotlib, draw_figure
+from isoflop.publish.figures import KINDS, Drawn, _matplotlib, draw_figure
 from isoflop.publish.ink import ROLES, SERIES, series
 from isoflop.publish.kinds.isoflop_bowls import _bezier
 from isoflop.publish.kinds.learning_curves import _binned
@@ -65,6 +65,11 @@ def markers(sheet: Sheet, marker: str) -> np.ndarray:
 
 
 @pytest.fixture(scope="module")
+def all_drawn(data: StudyData) -> dict[str, Drawn]:
+    return {figure.name: draw_figure(figure, data) for figure in data.verdict.figures}
+
+
+@pytest.fixture(scope="module")
 def bowls(data: StudyData) -> tuple[Sheet, tuple[str, ...]]:
     return drawn_sheet(figure_of(data, "isoflop_bowls"), data)
 
@@ -72,8 +77,10 @@ def bowls(data: StudyData) -> tuple[Sheet, tuple[str, ...]]:
 @pytest.mark.parametrize(
     "name", ["isoflop_bowls", "basin_widths", "optimum_path", "learning_curves", "factors", "law"]
 )
-def test_every_kind_gives_drawings_whose_colours_all_follow_the_page(data: StudyData, name: str) -> None:
-    drawn = draw_figure(figure_of(data, name), data)
+def test_every_kind_gives_drawings_whose_colours_all_follow_the_page(
+    all_drawn: dict[str, Drawn], name: str
+) -> None:
+    drawn = all_drawn[name]
     for source in (drawn.wide, drawn.narrow):
         root = ET.fromstring(source)
         assert not re.findall(r"#[0-9a-f]{6}", source)
@@ -93,10 +100,9 @@ def test_every_kind_is_exercised_here(data: StudyData) -> None:
     assert {figure.kind for figure in data.verdict.figures} == set(KINDS)
 
 
-def test_drawings_of_one_page_share_no_id(data: StudyData) -> None:
+def test_drawings_of_one_page_share_no_id(all_drawn: dict[str, Drawn]) -> None:
     ids: list[str] = []
-    for figure in data.verdict.figures:
-        drawn = draw_figure(figure, data)
+    for drawn in all_drawn.values():
         for source in (drawn.wide, drawn.narrow):
             own = [e.attrib["id"] for e in ET.fromstring(source).iter() if "id" in e.attrib]
             used = re.findall(r'(?:href="#|url\(#)([^")]+)', source)
@@ -181,7 +187,8 @@ def test_bowls_under_another_counting_use_its_column(data: StudyData) -> None:
     sheet, _ = drawn_sheet(figure, data)
     ax = sheet.drawing.axes[0]
     assert "without embedding" in ax.get_xlabel()
-    assert len(ax.patches) == 4 * (3 + 1)  # per budget three draws and the fit
+    assert len(ax.patches) == 4  # one fit per budget
+    assert [len(c.get_paths()) for c in ax.collections if type(c).__name__ == "PathCollection"] == [3] * 4
     unknown = msgspec.structs.replace(figure, options={"convention": "N_made_up"})
     with pytest.raises(PublishError, match="N_made_up"):
         drawn_sheet(unknown, data)
@@ -202,6 +209,11 @@ def test_path_draws_each_optimum_and_the_fitted_power(data: StudyData) -> None:
     slopes = [np.diff(np.log(line.get_ydata()))[0] / np.diff(np.log(line.get_xdata()))[0] for line in powers]
     np.testing.assert_allclose(slopes, exponents, rtol=1e-9)  # two logs and a quotient of numbers near 1
     assert [line.get_linestyle() for line in powers] == ["-", "-", "--"]
+    for line, row in zip(powers, data.rows(figure_of(data, "optimum_path"), "exponents"), strict=True):
+        at_reference = np.interp(
+            np.log(row["reference_budget"]), np.log(line.get_xdata()), np.log(line.get_ydata())
+        )
+        assert np.exp(at_reference) == pytest.approx(row["coefficient"], rel=1e-9)  # a straight line in logs
     assert any("not identified" in note for note in notes)
 
 

@@ -76,7 +76,11 @@ def draw_figure(figure: Figure, data: StudyData) -> Drawn:
     key = f"figure-{figure.name}"
     with _matplotlib(key):
         sheet, notes = _draw(kind, figure, data, narrow=False)
-        source, png = _bytes(sheet, "svg").decode(), _bytes(sheet, "png")
+        source = _bytes(sheet, "svg").decode()
+        sheet.drawing.set_layout_engine(
+            "none"
+        )  # it stands as the SVG laid it out; the PNG need not find it again
+        png = _bytes(sheet, "png")
         narrow_sheet, _ = _draw(kind, figure, data, narrow=True)
         narrow = _bytes(narrow_sheet, "svg").decode()
     words = {"title": figure.title, "description": figure.alt}

@@ -6,6 +6,7 @@ Works on Matplotlib's Axes objects that it is handed; no global state. Leaves ou
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
@@ -139,6 +140,10 @@ def draw_bar(
     lo = ends[0] if bar.lo is None else bar.lo
     hi = ends[1] if bar.hi is None else bar.hi
     color = ink.light
+    if lo == hi:  # a value without an interval: caps around a point would pretend one
+        ax.plot(*((bar.value, across) if along == "x" else (across, bar.value)), color=color, marker=marker,
+                markersize=size, linestyle="", zorder=8)  # fmt: skip
+        return
 
     def plot(values: list[float], **style: Any) -> None:
         fixed = [across] * len(values)
@@ -200,15 +205,20 @@ class Label:
     ink: Ink
 
 
-def label_ends(ax: Axes, labels: Sequence[Label], *, size: float = 9.0) -> None:
-    """Write each label to the right of its point, moved up or down where two side by side would overlap."""
+def label_ends(ax: Axes, labels: Sequence[Label], *, narrow: bool, size: float = 9.0) -> None:
+    """Write each label to the right of its point, moved up or down where two side by side would overlap.
+
+    A long label runs over several lines; on a narrow sheet earlier, so that the drawing keeps its room.
+    """
     to_points = 72.0 / ax.figure.dpi
+    texts = ["\n".join(textwrap.wrap(label.text, 13 if narrow else 26)) for label in labels]
+    gap = size * 1.3 * max((text.count("\n") + 1 for text in texts), default=1)
     places = [ax.transData.transform((label.x, label.y)) * to_points for label in labels]
     for group in _neighbours([float(place[0]) for place in places], within=size * 6):
         heights = [float(places[index][1]) for index in group]
-        for index, before, after in zip(group, heights, spread(heights, size * 1.3), strict=True):
+        for index, before, after in zip(group, heights, spread(heights, gap), strict=True):
             ax.annotate(
-                labels[index].text,
+                texts[index],
                 (labels[index].x, labels[index].y),
                 xytext=(7.0, after - before),
                 textcoords="offset points",

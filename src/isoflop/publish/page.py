@@ -137,9 +137,17 @@ def _context(
         "provenance": _provenance(data),
         "corpus": _corpus(plan),
         "references": cited(data),
-        "rerun": f"isoflop run {shlex.quote(plan.study)} --plan plan.json --out again",
+        "rerun": _rerun(plan),
         "rebuild": REBUILD,
     }
+
+
+def _rerun(plan: Plan) -> str:
+    """The command that does the whole study again; "" for an answer that came from no study."""
+    if not plan.study_source:
+        return ""
+    same_plan = " --plan plan.json" if plan.runs else ""
+    return f"isoflop run {shlex.quote(plan.study_source)}{same_plan} --out again"
 
 
 def _style_sheet() -> str:
@@ -256,9 +264,8 @@ def _statement_view(statement: Statement, plan: Plan) -> dict[str, Any]:
 
 def estimate_text(estimate: Estimate) -> dict[str, str]:
     """An estimate in words: value with unit, interval with level, method, and why something is missing."""
-    sign, unit = (
-        ("×", "") if estimate.unit == "factor" else ("", f" {estimate.unit}" if estimate.unit else "")
-    )
+    sign = "×" if estimate.unit == "factor" else ""
+    unit = "" if estimate.unit in ("", "factor", "exponent") else f" {estimate.unit}"
 
     def words(value: float | None, missing: str) -> str:
         return missing if value is None else f"{sign}{numbers.number(value)}"
@@ -292,11 +299,14 @@ def _cost_view(cost: Cost | None, plan: Plan) -> dict[str, Any] | None:
     }
 
 
-def _exclusions(exclusions: Sequence[Exclusion], fits: Sequence[Fit]) -> list[tuple[str, str, str]]:
-    """(what, reason, from where), each once."""
-    rows = [(item.what, item.reason, "the study") for item in exclusions]
-    rows += [(item.what, item.reason, fit.name) for fit in fits for item in fit.exclusions]
-    return list(dict.fromkeys(rows))
+def _exclusions(exclusions: Sequence[Exclusion], fits: Sequence[Fit]) -> list[tuple[str, int, str, str]]:
+    """(what, how many, reason, from where): what was left out for the same reason stands together, each once."""
+    rows = [(item.reason, "the study", item.what) for item in exclusions]
+    rows += [(item.reason, fit.name, item.what) for fit in fits for item in fit.exclusions]
+    groups: dict[tuple[str, str], list[str]] = {}
+    for reason, where, what in dict.fromkeys(rows):
+        groups.setdefault((reason, where), []).append(what)
+    return [("; ".join(names), len(names), reason, where) for (reason, where), names in groups.items()]
 
 
 def _fit_view(fit: Fit) -> dict[str, Any]:

@@ -48,7 +48,7 @@ def draw(figure: Figure, data: StudyData, sheet: Sheet) -> tuple[str, ...]:
         _draw_series(ax, own, inks.get(name, MUTED), MARKERS[place % len(MARKERS)])
     sheet.settle()
     ends = [end for name in names if (end := _end(name, rows, inks.get(name, MUTED))) is not None]
-    marks.label_ends(ax, ends)
+    marks.label_ends(ax, ends, narrow=sheet.narrow)
     return _notes(rows)
 
 

@@ -60,7 +60,7 @@ def draw(figure: Figure, data: StudyData, sheet: Sheet) -> tuple[str, ...]:
     for profile in profiles:
         _draw_optimum(ax, profile)
     sheet.settle()
-    marks.label_ends(ax, [_label(profile, convention, sheet) for profile in profiles])
+    marks.label_ends(ax, [_label(profile, convention, sheet) for profile in profiles], narrow=sheet.narrow)
     return _notes(profiles)
 
 
@@ -155,18 +155,20 @@ def _draw_bowl(ax: Axes, profile: _Profile) -> None:
     bowl = profile.bowl
     if bowl is None or (window := _window(bowl)) is None:
         return
+    from matplotlib.collections import PathCollection
     from matplotlib.patches import PathPatch
 
-    common: dict[str, Any] = {"edgecolor": profile.ink.light, "facecolor": "none", "capstyle": "round"}
-    for row in profile.draws:
-        if (path := _bezier(row, *window)) is not None:
-            ax.add_patch(PathPatch(path, linewidth=0.6, alpha=0.2, zorder=2, **common))
+    color = profile.ink.light
+    draws = [path for row in profile.draws if (path := _bezier(row, *window)) is not None]
+    light = PathCollection(draws, facecolors="none", edgecolors=color, linewidths=0.6, alpha=0.2, zorder=2)
+    light.set_transform(ax.transData)
+    ax.add_collection(light, autolim=False)
     refused = bowl["status"] == "refused"
     if (path := _bezier(bowl, *window)) is not None:
         style: dict[str, Any] = (
             {"linewidth": 1.3, "linestyle": (0, (4, 3))} if refused else {"linewidth": 2.4}
         )
-        ax.add_patch(PathPatch(path, zorder=4, **style, **common))
+        ax.add_patch(PathPatch(path, edgecolor=color, facecolor="none", capstyle="round", zorder=4, **style))
     if not refused:
         _draw_basin(ax, profile, window)
 

@@ -69,7 +69,7 @@ def draw(figure: Figure, data: StudyData, sheet: Sheet) -> tuple[str, ...]:
             entries.append(marks.KeyEntry(text="diverged", sign="cross"))
         marks.draw_key(sheet.drawing, entries, columns=2 if sheet.narrow else len(entries))
     sheet.settle()
-    _label_groups(ax, curves, inks)
+    _label_groups(ax, curves, inks, narrow=sheet.narrow)
     silent = [run.spec.name for run in data.runs if run.folder is not None and not run.loss_curve.size]
     notes = (
         [f"Drawn from {power_of_ten(start, 2)} FLOPs on; the runs start at {power_of_ten(first, 2)}."]
@@ -113,7 +113,7 @@ def _draw_curve(ax: Axes, curve: _Curve, ink: Ink) -> None:
                 color=ink.light, zorder=5)  # fmt: skip
 
 
-def _label_groups(ax: Axes, curves: list[_Curve], inks: dict[str, Ink]) -> None:
+def _label_groups(ax: Axes, curves: list[_Curve], inks: dict[str, Ink], *, narrow: bool) -> None:
     """Name each group at the end of its longest run."""
     labels = []
     for group, ink in inks.items():
@@ -121,4 +121,4 @@ def _label_groups(ax: Axes, curves: list[_Curve], inks: dict[str, Ink]) -> None:
             (curve for curve in curves if curve.group == group), key=lambda curve: float(curve.flops[-1])
         )
         labels.append(marks.Label(x=float(last.flops[-1]), y=float(last.loss_nats[-1]), text=group, ink=ink))
-    marks.label_ends(ax, labels)
+    marks.label_ends(ax, labels, narrow=narrow)

@@ -1,7 +1,8 @@
 """The best size against the budget, one panel per way of counting parameters, with the fitted power of compute.
 
 Tables: "bowls" (convention, budget, N_opt with _lo and _hi, reason) and, when there is one, "exponents"
-(convention, exponent, lo, hi, coefficient, identified, note), with N_opt = coefficient * C^exponent.
+(convention, exponent, lo, hi, coefficient, identified, note, and reference_budget when there is one), with
+N_opt = coefficient * (C / reference_budget)^exponent; without a reference budget it is 1 FLOP.
 """
 
 from __future__ import annotations
@@ -56,12 +57,13 @@ def draw(figure: Figure, data: StudyData, sheet: Sheet) -> tuple[str, ...]:
 def _draw_power(ax: Axes, row: Row, budgets: marks.Limits) -> None:
     """The fitted power, dashed when it is not identified, and its exponent in words."""
     exponent, coefficient = as_float(row["exponent"]), as_float(row["coefficient"])
+    reference = as_float(row.get("reference_budget")) or 1.0
     identified = bool(row["identified"])
     if exponent is not None and coefficient is not None:
         ends = [budgets.lo, budgets.hi]
         ax.plot(
             ends,
-            [coefficient * end**exponent for end in ends],
+            [coefficient * (end / reference) ** exponent for end in ends],
             color=ACCENT.light if identified else MUTED.light,
             linewidth=1.8,
             alpha=0.75,
