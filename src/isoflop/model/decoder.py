@@ -9,7 +9,7 @@ Leaves out sampling with a key-value cache, and how it is split over devices.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -92,13 +92,13 @@ class Block(nn.Module):
     def fused(self, x_DN: Tensor, rotary: Rotary) -> Tensor:
         """x_DN [(R), D, N]: the same with fewer, larger operations."""
         attn, mlp, norm = self.self_attn, self.mlp, self.input_layernorm
-        weights = (attn.q_proj.weight, attn.k_proj.weight, attn.v_proj.weight)
-        qkv = fused.norm_linear(x_DN, norm.weight, norm.eps, weights)
-        mixed = fused.attend(qkv, rotary, *attn.heads[:2])
-        x_DN = fused.add_linear(x_DN, mixed, attn.o_proj.weight)
+        projections = (attn.q_proj.weight, attn.k_proj.weight, attn.v_proj.weight)
+        x_DN = fused.attention_half(
+            x_DN, norm.weight, norm.eps, projections, attn.o_proj.weight, rotary, *attn.heads[:2]
+        )
         norm = self.post_attention_layernorm
-        hidden = fused.norm_linear(x_DN, norm.weight, norm.eps, (mlp.gate_proj.weight, mlp.up_proj.weight))
-        return fused.add_linear(x_DN, fused.gate(hidden), mlp.down_proj.weight)
+        gate_and_up = (mlp.gate_proj.weight, mlp.up_proj.weight)
+        return fused.feed_forward_half(x_DN, norm.weight, norm.eps, gate_and_up, mlp.down_proj.weight)
 
 
 class Backbone(nn.Module):
@@ -124,6 +124,8 @@ class Decoder(nn.Module):
         _check(spec)
         self.spec = spec
         self.num_runs = num_runs
+        self.call_blocks = False
+        """True where blocks are wrapped (sharded, compiled, recomputed): then each is called, never inlined."""
         self.model = Backbone(spec, num_runs)
         if not spec.tied_head:
             self.lm_head = Linear(spec.vocab_size, spec.dim, num_runs=num_runs)
@@ -137,8 +139,9 @@ class Decoder(nn.Module):
     def features(self, tokens: Tensor) -> Tensor:
         """What the head sees: tokens [(R), B, T] to [(R), B, T, D]. Any T: positions are made as needed."""
         x = self.model.embed_tokens(tokens)
-        fast = fused.usable(x, self.head)
-        return self.model.norm(self._fused_blocks(x).mT.reshape(x.shape) if fast else self._blocks(x))
+        if self._fuses(x):
+            return self.model.norm(self._fused_blocks(x).mT.reshape(x.shape))
+        return self.model.norm(self._blocks(x, tokens.shape[-1]))
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Logits [(R), B, T, V] of the next token at each position of tokens [(R), B, T]."""
@@ -148,13 +151,17 @@ class Decoder(nn.Module):
         """Mean nats per predicted token of sequences [(R), B, T + 1]; [R] of them for a stack."""
         inputs, targets = tokens[..., :-1], tokens[..., 1:]
         x, norm = self.model.embed_tokens(inputs), self.model.norm
-        if fused.usable(x, self.head):
+        if self._fuses(x):
             x_DN = self._fused_blocks(x)
             return fused.norm_cross_entropy(x_DN, norm.weight, norm.eps, self.head, targets.flatten(-2))
-        return primitives.cross_entropy(norm(self._blocks(x)), self.head, targets)
+        return primitives.cross_entropy(norm(self._blocks(x, inputs.shape[-1])), self.head, targets)
 
-    def _blocks(self, x: Tensor) -> Tensor:
-        rotary = self.rotary(x.shape[-2], x.device)
+    def _fuses(self, x: Tensor) -> bool:
+        return not self.call_blocks and fused.usable(x, self.head)
+
+    def _blocks(self, x: Tensor, length: int) -> Tensor:
+        """x through all blocks; `length` is told because x may hold one rank's share of the positions."""
+        rotary = self.rotary(length, x.device)
         for block in self.model.layers:
             x = block(x, rotary)
         return x
@@ -180,23 +187,28 @@ class Decoder(nn.Module):
 
     @torch.no_grad()
     def initialise(self, generators: Sequence[torch.Generator]) -> None:
-        """Draw the weights, a stack's slice r from generators[r] alone.
+        """Set the weights to what `draw` gives, a stack's slice r from generators[r] alone."""
+        parameters = dict(self.named_parameters())
+        for index, generator in zip(range(self.num_runs or 1), generators, strict=True):
+            for name, weight in self.draw(generator):
+                (parameters[name] if self.num_runs is None else parameters[name][index]).copy_(weight)
+
+    def draw(self, generator: torch.Generator) -> Iterator[tuple[str, Tensor]]:
+        """Initial weights of one net by name, one after the other, in fp32 on the CPU.
 
         Normal with `init_std`; the two projections that write to the residual stream are scaled by
         1/sqrt(2 L) (Radford et al. 2019, section 2.3); gains start at one. Drawn on the CPU in the order of
         `named_parameters`, so that a seed means the same weights on every device.
         """
         for name, parameter in self.named_parameters():
+            shape = parameter.shape if self.num_runs is None else parameter.shape[1:]
             if name.endswith("norm.weight"):
-                parameter.fill_(1.0)
+                yield name, torch.ones(shape)
                 continue
             std = self.spec.init_std
             if name.endswith(("o_proj.weight", "down_proj.weight")):
                 std /= (2 * self.spec.num_layers) ** 0.5
-            for weight, generator in zip(
-                [parameter] if self.num_runs is None else parameter, generators, strict=True
-            ):
-                weight.copy_(torch.empty(weight.shape).normal_(0.0, std, generator=generator))
+            yield name, torch.empty(shape).normal_(0.0, std, generator=generator)
 
 
 def _check(spec: NetSpec) -> None:

@@ -25,14 +25,12 @@ from isoflop.records import RopeScaling
 
 @dataclass(frozen=True)
 class Rotary:
-    """Rotary position tables of the half-split form, both [T, E]."""
+    """Rotary position tables of the half-split form, [T, E], and the same as [E, T]."""
 
     cos_TE: Tensor
     sin_TE: Tensor
-
-    def first(self, length: int) -> Rotary:
-        """The tables of the first positions."""
-        return self if length == self.cos_TE.shape[0] else Rotary(self.cos_TE[:length], self.sin_TE[:length])
+    cos_ET: Tensor
+    sin_ET: Tensor
 
 
 def build_rotary(
@@ -57,7 +55,8 @@ def build_rotary(
         frequencies = (1 - keep) * frequencies / scaling.factor + keep * frequencies
     # fp32 as the published weights were trained: angles are products of fp32 numbers.
     angles_TE = torch.outer(torch.arange(length, dtype=torch.float32), frequencies.float()).repeat(1, 2)
-    return Rotary(angles_TE.cos().to(device), angles_TE.sin().to(device))
+    cos_TE, sin_TE = angles_TE.cos().to(device), angles_TE.sin().to(device)
+    return Rotary(cos_TE, sin_TE, cos_TE.mT.contiguous(), sin_TE.mT.contiguous())
 
 
 def linear(x: Tensor, weight: Tensor) -> Tensor:
@@ -89,6 +88,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, rotary: Rotary) -> Tensor:
     Args:
         q: [(R), B, T, H, E].
         k, v: [(R), B, T, K, E]; K divides H, and H/K neighbouring query heads share a key head.
+        rotary: tables of T positions.
 
     Returns [(R), B, T, H * E]. A run axis is folded into the batch: sequences never meet anyway.
     """
@@ -102,7 +102,6 @@ def attend(q: Tensor, k: Tensor, v: Tensor, rotary: Rotary) -> Tensor:
 
 
 def _rotate(x_BHTE: Tensor, rotary: Rotary) -> Tensor:
-    rotary = rotary.first(x_BHTE.shape[-2])
     first, second = x_BHTE.chunk(2, dim=-1)
     turned = torch.cat((-second, first), dim=-1)
     return x_BHTE * rotary.cos_TE.to(x_BHTE.dtype) + turned * rotary.sin_TE.to(x_BHTE.dtype)

@@ -11,7 +11,6 @@ An optimizer here has `update(lr_fraction)`, `state()` and `load(...)`; a sharde
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -72,18 +71,7 @@ class AdamW:
         self._gradient = torch.zeros_like(flat)
         self._exp_avg = torch.zeros_like(flat)
         self._exp_avg_sq = torch.zeros_like(flat)
-        self._num_updates = [torch.zeros((), device=flat.device) for _ in range(2)]
-        self._groups: list[dict[str, Any]] = [
-            {
-                "weight_decay": decay,
-                "tensors": [[tensor[part]] for tensor in self._buffers()],
-                "updates": [count],
-            }
-            for part, decay, count in (
-                (slice(None, self.parameters.num_decayed), spec.weight_decay, self._num_updates[0]),
-                (slice(self.parameters.num_decayed, None), 0.0, self._num_updates[1]),
-            )
-        ]
+        self._num_updates = torch.zeros((), device=flat.device)
 
     @torch.no_grad()
     def update(self, lr_fraction: float) -> Tensor:
@@ -94,28 +82,30 @@ class AdamW:
 
         Returns the gradient's norm before clipping, a scalar.
         """
+        spec, values = self.spec, self.parameters.values
+        lr = spec.peak_lr * lr_fraction
         self.parameters.take_gradients(self._gradient)
         norm = torch.linalg.vector_norm(self._gradient)
-        if self.spec.grad_clip is not None:
-            self._gradient.mul_((self.spec.grad_clip / (norm + 1e-6)).clamp_(max=1.0))
-        for group in self._groups:
-            values, gradient, exp_avg, exp_avg_sq = group["tensors"]
-            adamw(
-                values,
-                gradient,
-                exp_avg,
-                exp_avg_sq,
-                [],
-                group["updates"],
-                fused=True,
-                amsgrad=False,
-                beta1=self.spec.beta1,
-                beta2=self.spec.beta2,
-                lr=self.spec.peak_lr * lr_fraction,
-                weight_decay=group["weight_decay"],
-                eps=self.spec.eps,
-                maximize=False,
-            )
+        # The kernel divides gradients by this on its way: clipping costs no pass of its own.
+        divisor = None if spec.grad_clip is None else ((norm + 1e-6) / spec.grad_clip).clamp_(min=1.0)
+        values[: self.parameters.num_decayed].mul_(1 - lr * spec.weight_decay)
+        adamw(
+            [values],
+            [self._gradient],
+            [self._exp_avg],
+            [self._exp_avg_sq],
+            [],
+            [self._num_updates],
+            fused=True,
+            grad_scale=divisor,
+            amsgrad=False,
+            beta1=spec.beta1,
+            beta2=spec.beta2,
+            lr=lr,
+            weight_decay=0.0,  # done above, on the part that decays
+            eps=spec.eps,
+            maximize=False,
+        )
         return norm
 
     def state(self) -> dict[str, Tensor]:
@@ -126,11 +116,7 @@ class AdamW:
         """Take over moments written by `state`, and the number of updates behind them."""
         for name, view in self.state().items():
             view.copy_(state[name])
-        for count in self._num_updates:
-            count.fill_(num_updates)
-
-    def _buffers(self) -> tuple[Tensor, ...]:
-        return self.parameters.values, self._gradient, self._exp_avg, self._exp_avg_sq
+        self._num_updates.fill_(num_updates)
 
 
 class StackedAdamW:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -22,12 +22,12 @@ class StepOutput:
     Attributes:
         loss: before the update; a scalar, or [R] for a stack.
         grad_norm: before clipping, shaped as the loss.
-        output: what the objective returned, with its further metrics.
+        metrics: the objective's further ones.
     """
 
     loss: Tensor
     grad_norm: Tensor
-    output: LossOutput
+    metrics: Mapping[str, Tensor]
 
 
 def train_step(
@@ -54,4 +54,4 @@ def train_step(
             output = objective(net, batch, generator)
     # Losses of a stack are summed: each run's gradient is then that of its own mean loss, as if alone.
     (output.loss if output.loss.dim() == 0 else output.loss.sum()).backward()
-    return StepOutput(output.loss.detach(), optimizer.update(lr_fraction), output)
+    return StepOutput(output.loss.detach(), optimizer.update(lr_fraction), output.metrics)
