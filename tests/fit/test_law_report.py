@@ -73,7 +73,9 @@ def test_the_text_says_what_the_numbers_say(answer):
 def test_groups_are_resampled_together_when_the_table_has_them():
     trunks = np.repeat([f"trunk{i}" for i in range(8)], 4)
     assert law_answer(runs(cluster=trunks), bootstrap=50, multistart=0)["resample"] == "clusters"
-    assert law_answer(runs(cluster=trunks), bootstrap=50, multistart=0, cluster=False)["resample"] == "rows"
+    assert (
+        law_answer(runs(cluster=trunks), bootstrap=50, multistart=0, cluster=False)["resample"] == "residuals"
+    )
 
 
 def test_smallest_size_is_inside_enough_basins():

@@ -7,7 +7,7 @@ import pytest
 from scipy.optimize import minimize
 
 from isoflop.fit.parametric import LawFitError, fit_law
-from isoflop.fit.parametric_draws import GivenWeights, ResamplePlan
+from isoflop.fit.parametric_draws import GivenWeights, ResamplePlan, smoothed_residuals
 from isoflop.fit.parametric_newton import (
     Bounds,
     Points,
@@ -77,7 +77,7 @@ def test_newton_step_solves_the_system():
 
 def test_no_replicate_is_worse_than_a_tight_general_optimiser():
     N, D, loss = planted(noise=0.01, seed=5, heavy=True)
-    fit = fit_law(N, D, loss, bootstrap=40, multistart=0, delta=3e-3)
+    fit = fit_law(N, D, loss, bootstrap=40, multistart=0, delta=3e-3, resample="rows")
     points, t = Points(np.log(N), np.log(D)), np.log(loss)
     plan = ResamplePlan("rows", t, t, None, 0)
     weights = np.concatenate([block.weights for block in plan.blocks(40, 1000)])
@@ -153,6 +153,25 @@ def test_whole_clusters_are_drawn():
     for block in plan.blocks(50, 20):
         assert (block.weights[:, ::2] == block.weights[:, 1::2]).all()
         assert (block.weights[:, ::2].sum(axis=1) == 6).all()
+
+
+def test_residuals_that_a_robust_fit_interpolates_are_not_redrawn():
+    rng = np.random.default_rng(0)
+    residuals = np.concatenate([np.zeros(5), 0.01 * rng.standard_normal(200)])
+    pool, bandwidth = smoothed_residuals(residuals, 5)
+    assert len(pool) == 200
+    assert (pool != 0).all()
+    # Median absolute residual of a normal: its standard error from 205 values is 8 % of the spread.
+    assert bandwidth == pytest.approx(0.9 * 0.01 * 205**-0.2, rel=0.25)
+    plan = ResamplePlan("residuals", residuals, np.zeros(205), None, seed=1)
+    drawn = np.concatenate([block.targets for block in plan.blocks(300, 50)])
+    assert drawn.std() == pytest.approx(math.hypot(pool.std(), bandwidth), rel=0.02)  # 61,500 draws: 0.3 %
+
+
+def test_the_resampling_that_fits_the_table_is_taken():
+    few, many = planted(noise=0.01), planted(noise=0.01, budgets=np.geomspace(1e18, 1e21, 12))
+    assert fit_law(*few, bootstrap=5, multistart=0).resample == "residuals"
+    assert fit_law(*many, bootstrap=5, multistart=0).resample == "rows"
 
 
 def test_blocks_cover_the_replicates_once_whatever_their_size():

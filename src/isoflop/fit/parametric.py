@@ -46,6 +46,7 @@ GAP = 1e-9
 """A replicate is certified when the predicted relative gap to its optimum is at most this."""
 LAD_DELTA = 1e-7
 """Least absolute deviations is the limit of small delta; it is approached tenfold at a time down to here."""
+FEW_RUNS = 100
 ARRIVED = 0.1
 """A start within this of a certified optimum, in every coordinate of theta, has arrived there."""
 _CHUNK_ELEMENTS = 160_000
@@ -224,8 +225,9 @@ def fit_law(
         delta: where Huber's loss turns linear, in log loss.
         df: degrees of freedom of Student's t.
         bootstrap: number of replicates; 0 for none.
-        resample: what is redrawn, see `isoflop.fit.parametric_draws`; "clusters" when `cluster` is given,
-            else "rows".
+        resample: what is redrawn, see `isoflop.fit.parametric_draws`. By default "clusters" when `cluster` is
+            given; else "rows" from 100 runs on, where it needs no model of the noise, and "residuals" below,
+            where resampled rows leave too little of a table and give intervals that are too wide.
         cluster: group of each run, [n]: the trunk it branches from, or its model size.
         weights: bring your own resamples instead, [B, n] counts.
         multistart: replicates that are also compared with the best of 25 starts.
@@ -286,7 +288,8 @@ def _resample_plan(
         if given.ndim != 2 or given.shape[1] != len(engine.points):
             raise LawFitError(f"weights have shape {given.shape}: expected [B, {len(engine.points)}]")
         return GivenWeights(given, engine.target)
-    kind: Resample = resample or ("rows" if codes is None else "clusters")
+    few = len(engine.points) < FEW_RUNS
+    kind: Resample = resample or ("clusters" if codes is not None else "residuals" if few else "rows")
     if kind == "clusters":
         if codes is None:
             raise LawFitError("resampling clusters needs `cluster`: the trunk or the size of each run")
