@@ -343,6 +343,147 @@ class MeshSpec(Record, frozen=True, kw_only=True):
         return f"{self.replicate}x{self.shard}x{self.tensor}"
 
 
+# ---------------------------------------------------------------------------- full-scale recipes
+
+
+class MixtureSource(Record, frozen=True, kw_only=True):
+    """One source of a mixture, before its text is on this machine."""
+
+    name: str
+    """In words, unique in its mixture: names the folder of its token shards."""
+    where: str
+    """What `isoflop.data.tokenize` reads: "stdlib", a path, or "hf:OWNER/NAME[:CONFIG][@SPLIT]"."""
+    weight: float
+    """Relative to the other sources' weights; >= 0. A source of weight 0 is left out."""
+    tokens: float | None = None
+    """Different training tokens that there are, as published; None when nobody has counted."""
+    tokens_per_row: float | None = None
+    """Mean tokens of a row (a document), end tokens included; None when nobody has counted."""
+    note: str = ""
+    """Where the two counts are from, and in which tokenizer's tokens."""
+
+
+class Mixture(Record, frozen=True, kw_only=True):
+    """What a run reads: sources, weights, and how rows become sequences."""
+
+    sources: tuple[MixtureSource, ...]
+    weight_unit: Literal["rows", "tokens"]
+    """What a weight is a share of. Rows of different length make the two differ."""
+    documents: Literal["joined", "apart"] = "joined"
+    """Sequences hold several documents; "apart" keeps attention within each."""
+    order: Literal["one", "per_session"] = "one"
+    """ "one": a sample's place is a function of (order_seed, global index), through every restart.
+    "per_session": each job shuffles anew, so that rows repeat between jobs and others never come."""
+
+
+class Placement(Record, frozen=True, kw_only=True):
+    """Where a recipe runs, and how the net is spread there. Never identity."""
+
+    device: str
+    """As in `isoflop.flops.hardware`, or "cpu"."""
+    num_nodes: int
+    devices_per_node: int
+    mesh: MeshSpec
+    micro_batch_seqs: int
+    """Sequences that a data-parallel rank computes at once; the rest of its share is accumulated."""
+    precision: Literal["fp32", "bf16"] = "bf16"
+    """bf16 keeps master weights, gradients' sums and moments in fp32."""
+    recompute: Literal["none", "full"] = "full"
+    compile: bool = True
+    reshard: bool = True
+    """Give up gathered weights after a block's forward pass."""
+    loss_chunks: int = 1
+    """Parts of a micro-batch whose logits are in memory at once; 1 keeps all of them."""
+
+    @property
+    def num_devices(self) -> int:
+        return self.num_nodes * self.devices_per_node
+
+
+class Operations(Record, frozen=True, kw_only=True):
+    """How a long run lives on a shared machine. Durations as a person would estimate them."""
+
+    session_hours: float
+    """Longest job that the machine allows."""
+    queue_hours: float
+    """Mean wait before a job starts."""
+    startup_minutes: float
+    """From the start of a job, or a restart within it, to its first step."""
+    launch_success: float
+    """Chance that a launch comes to its first step, in (0, 1]; a failed one costs `startup_minutes`."""
+    node_mtbf_hours: float
+    """Mean time between failures of one node that stop the run."""
+    checkpoint_every_steps: int
+    checkpoint_pause_s: float
+    """Time without steps per checkpoint."""
+    usd_per_device_hour: float | None = None
+    """None takes the dated assumption of `isoflop.flops.hardware`, if there is one."""
+
+
+class ObservedRun(Record, frozen=True, kw_only=True):
+    """What is known of a run that was really made in this layout: a planner is held against it."""
+
+    steps: int
+    calendar_days: float
+    seconds_per_step: float
+    """While stepping."""
+    source: str
+
+
+class Benchmark(Record, frozen=True, kw_only=True):
+    """A benchmark by its name in the evaluation harness."""
+
+    task: str
+    num_fewshot: int | None
+    """None leaves the harness's default."""
+    max_tokens: int
+    """Longest prompt; longer ones lose their beginning."""
+
+
+class Recipe(Record, frozen=True, kw_only=True):
+    """A full-scale run, complete: what is trained, on what, how, where, and how it is scored."""
+
+    name: str
+    variant: str
+    """In words, e.g. "corrected"."""
+    scale: str
+    """ "full", or the smaller size that it was scaled to."""
+    start_from: str | None
+    """Weights to continue from (a Hugging Face name or a folder); None starts from random weights."""
+    tokenizer: str
+    """A path, a Hugging Face name, "bytes" or "bpe-N"."""
+    net: NetSpec
+    mixture: Mixture
+    context: int
+    """Tokens per training sequence."""
+    batch_seqs: int
+    """Sequences per update, over all devices."""
+    num_steps: int
+    """Updates that the run is planned for."""
+    optimizer: OptimizerSpec
+    schedule: ScheduleSpec
+    seed: int
+    order_seed: int
+    placement: Placement
+    operations: Operations
+    benchmarks: tuple[Benchmark, ...]
+    """Scored at step 0 and at checkpoints, under equal settings."""
+    eval_rope_scaling: RopeScaling | None = None
+    """Rotary scaling under which it is scored; equal to the net's unless a recipe copies a mismatch."""
+    observed: ObservedRun | None = None
+    decisions: tuple[str, ...] = ()
+    """Each decision with its source, or the admission that it is assumed."""
+
+    @property
+    def tokens_per_step(self) -> int:
+        return self.batch_seqs * self.context
+
+    @property
+    def tokens(self) -> int:
+        """Training tokens of the whole plan."""
+        return self.tokens_per_step * self.num_steps
+
+
 # ----------------------------------------------------------------------- what is known beforehand
 
 
@@ -754,6 +895,7 @@ _RECORDS: dict[str, type[Record]] = {
         NoiseModel,
         Attempt,
         Table,
+        Recipe,
     )
 }
 
