@@ -372,6 +372,26 @@ def test_compute_equivalent_recovers_the_planted_law() -> None:
     assert "two budgets" in (alone.factor.reason or "")
 
 
+def test_minima_off_one_power_law_widen_the_exponent_and_say_so() -> None:
+    points = make_points(noise=0.004)
+    straight = fit_isoflop(points)
+    bend = dict(zip(BUDGETS, (0.3, -0.3, 0.3, -0.3), strict=True))
+    factor = np.exp([bend[c] for c in points.budget])
+    bent = fit_isoflop(replace(points, size=points.size * factor))
+    assert straight.path_p is not None
+    assert straight.path_p > 0.01
+    assert not straight.notes
+    assert bent.path_p is not None
+    assert bent.path_p < 0.001
+    assert any("power law" in note for note in bent.notes)
+    # Least squares through (0.3, -0.3, 0.3, -0.3) at the budgets' logs leaves 0.3 nearly whole with 2 df, whose
+    # t quantile is 4.3: standard error about 0.3 / 2.6 in the slope.
+    assert bent.exponent.hi - bent.exponent.lo > 10 * (straight.exponent.hi - straight.exponent.lo)
+    assert not bent.identified
+    for a, b in zip(straight.budgets, bent.budgets, strict=True):
+        assert b.half_width.value == pytest.approx(a.half_width.value, rel=1e-6)
+
+
 def test_prediction_lies_on_the_power_law() -> None:
     fit = fit_isoflop(make_points(noise=0.01))
     at = predict_size(fit, 1e13)

@@ -49,9 +49,6 @@ MAX_EXPONENT_WIDTH = 0.5
 """An interval of the exponent wider than this says nothing: sizes and tokens both grow, so a lies in
 (0, 1) before any data, and a uniform belief there has a 95 % interval of 0.95; half of it is not a finding."""
 
-MIN_PATH_P = 0.01
-"""Below this p-value the minima do not lie on one power law."""
-
 
 @dataclass(frozen=True)
 class SweepPoints:
@@ -475,7 +472,7 @@ def _assemble(
     rules = fit.rules
     exponent, coefficient, reference = _path_estimates(fit, path)
     path_p = _path_p(path)
-    not_identified = _not_identified(exponent, int(path.used[0].sum()), path_p)
+    not_identified = _not_identified(exponent, int(path.used[0].sum()))
     exclusions = [e for bowl_fit in bowls for e in bowl_fit.excluded]
     exclusions += [
         Exclusion(what=f"budget {b.budget:.3g} FLOPs, from the power law", reason=b.reason or "")
@@ -524,15 +521,11 @@ def _path_estimates(fit: BatchFit, path: BatchPath) -> tuple[Estimate, Estimate,
 
 
 def _path_p(path: BatchPath) -> float | None:
-    used = int(path.used[0].sum())
-    if used < 3 or not math.isfinite(path.misfit[0]) or not math.isfinite(path.df_noise[0]):
-        return None
-    from scipy.special import fdtrc
-
-    return float(fdtrc(used - 2, path.df_noise[0], path.misfit[0] / (used - 2)))
+    p_value = float(path.p_value[0])
+    return p_value if math.isfinite(p_value) else None
 
 
-def _not_identified(exponent: Estimate, used: int, path_p: float | None) -> str | None:
+def _not_identified(exponent: Estimate, used: int) -> str | None:
     if exponent.value is None:
         return exponent.reason
     if exponent.lo is None or exponent.hi is None:
@@ -545,8 +538,6 @@ def _not_identified(exponent: Estimate, used: int, path_p: float | None) -> str 
         )
     if used < 3:
         return "two budgets always lie on a power law: nothing checks it, a third is needed"
-    if path_p is not None and path_p < MIN_PATH_P:
-        return f"the minima do not lie on one power law (p = {path_p:.2g}): the interval does not hold for it"
     return None
 
 
@@ -577,8 +568,11 @@ def _notes(noise: NoiseModel, path_p: float | None) -> tuple[str, ...]:
             "something that all seeds of a size share, such as its learning rate, or a shape that the curve does not "
             "follow. The intervals take the scatter of sizes for the noise"
         )
-    if path_p is not None and path_p < MIN_PATH_P:
-        notes.append(f"the minima scatter about the power law more than their noise (p = {path_p:.2g})")
+    if path_p is not None and path_p < batch.MIN_PATH_P:
+        notes.append(
+            f"the minima scatter about one power law more than their noise (p = {path_p:.2g}); the intervals of the "
+            "exponent and of predicted sizes are widened to that scatter"
+        )
     return tuple(notes)
 
 

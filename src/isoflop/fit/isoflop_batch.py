@@ -32,6 +32,8 @@ MAX_SKEW = 2.0
 MAX_OFFSET = 1.5
 """Likewise a minimum further than this from the mean of the sizes, in ln N, is not believed when the skewness
 is carried from it to the centre."""
+MIN_PATH_P = 0.01
+"""Below this p-value the minima do not lie on one power law."""
 MAX_DECAY = 1.0
 """|gamma| of the path E + K C^-gamma is below it; published laws have 0.1 to 0.25."""
 _GAUSS_NEWTON_STEPS = 6
@@ -458,8 +460,9 @@ class BatchPath:
     """[S] the reference ln C at which slope and level are uncorrelated up to weights."""
     misfit: Array
     """[S] generalised sum of squares of the minima about the power law, chi^2-like."""
-    df_noise: Array
-    """[S] degrees of freedom of the noise in its scale."""
+    p_value: Array
+    """[S] of that misfit by F; NaN with fewer than three budgets. Below `MIN_PATH_P` the minima do not lie on
+    one power law, and intervals are widened to the scatter that they show."""
 
 
 def fit_path(fit: BatchFit) -> BatchPath:
@@ -496,8 +499,17 @@ def fit_path(fit: BatchFit) -> BatchPath:
         np.where(enough[:, None], level, np.nan),
         np.where(enough, reference, np.nan),
         misfit,
-        fit.noise.df,
+        _misfit_p(misfit, used.sum(1), fit.noise.df),
     )
+
+
+def _misfit_p(misfit: Array, used: NDArray[np.intp], df: Array) -> Array:
+    from scipy.special import fdtrc
+
+    possible = (used >= 3) & (df > 0) & np.isfinite(misfit)
+    spare = np.maximum(used - 2, 1)
+    p_value = fdtrc(spare, np.where(possible, df, 1.0), np.where(possible, misfit, 0.0) / spare)
+    return np.asarray(np.where(possible, p_value, np.nan))
 
 
 def bracketed(fit: BatchFit) -> NDArray[np.bool_]:
@@ -517,14 +529,13 @@ def size_range(fit: BatchFit) -> tuple[Array, Array]:
 
 def exponent_interval(fit: BatchFit, path: BatchPath) -> BatchInterval:
     """Interval of a, profiled jointly over all budgets' parameters, [S]."""
-    return _path_interval(fit, path.weights_exponent)
+    return _path_interval(fit, path, path.weights_exponent)
 
 
 def size_interval(fit: BatchFit, path: BatchPath, log_budget: float) -> BatchInterval:
     """Interval of ln N_opt at any budget under the power law, [S]."""
-    return _path_interval(
-        fit, path.weights_level + (log_budget - path.reference)[:, None] * path.weights_exponent
-    )
+    weights = path.weights_level + (log_budget - path.reference)[:, None] * path.weights_exponent
+    return _path_interval(fit, path, weights)
 
 
 def _joint_df(fit: BatchFit, quantity: bowl.Quantity) -> Array:
@@ -539,14 +550,28 @@ def _joint_df(fit: BatchFit, quantity: bowl.Quantity) -> Array:
     return np.fmin(df, fit.noise.df)
 
 
-def _path_interval(fit: BatchFit, weights: Array) -> BatchInterval:
+def _path_interval(fit: BatchFit, path: BatchPath, weights: Array) -> BatchInterval:
     clean = np.nan_to_num(weights, nan=0.0)
     quantity = bowl.quantity_sum(bowl.quantity_t_opt(fit.rules.family), clean)
     flat = fit.parameters.reshape(len(fit.parameters), -1)
     found = interval(quantity, flat, fit.covariance, fit.window_covariance, _joint_df(fit, quantity), fit)
     shift = (clean * fit.centre).sum(1)
     shift = np.where(np.isnan(weights).any(1), np.nan, shift)
-    return BatchInterval(found.value + shift, found.lo + shift, found.hi + shift, found.df)
+    # Birge's ratio (Phys. Rev. 1932): where the minima scatter more than their noise, by so much, and with no
+    # more degrees of freedom than there are minima to see it.
+    spare = np.maximum(path.used.sum(1) - 2, 1)
+    scattered = path.p_value < MIN_PATH_P
+    df = np.where(scattered, np.fmin(found.df, spare), found.df)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        critical = t_quantile(fit.rules.level, df) / t_quantile(fit.rules.level, found.df)
+        birge = np.sqrt(path.misfit / spare) * critical
+    widen = np.where(scattered, np.maximum(birge, 1.0), 1.0)
+    return BatchInterval(
+        found.value + shift,
+        found.value + shift - widen * (found.value - found.lo),
+        found.value + shift + widen * (found.hi - found.value),
+        df,
+    )
 
 
 @dataclass(frozen=True)
@@ -618,6 +643,8 @@ def _look_down(log_c: Array, own: int, loss: Array, excess: float) -> Array:
     target = loss[..., own] + excess
     value = np.full(target.shape, np.nan)
     for high in range(max(own, 1), 0, -1):
+        if not np.isnan(value).any():
+            break
         first = max(high - 2, 0)
         nodes = slice(first, first + 3) if len(log_c) > 2 else slice(0, 2)
         position = _solve_path(log_c[nodes], loss[..., nodes], target)
