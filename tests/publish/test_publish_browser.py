@@ -153,6 +153,19 @@ def test_phone_text_is_large_enough_and_cards_replace_wide_tables_of_words(tab: 
     assert tab.evaluate("getComputedStyle(document.querySelector('table.words tr')).display") == "table-row"
 
 
+def test_print_shows_the_wide_drawings_and_cuts_no_table(tab: Page, data: StudyData) -> None:
+    """A4 with Chromium's margins is 718 CSS pixels wide; paper cannot scroll."""
+    tab.set_viewport(718, 1000)
+    tab.emulate(media="print")
+    assert len(tab.evaluate(DRAWINGS)) == len(data.verdict.figures)
+    assert tab.evaluate("getComputedStyle(document.querySelector('.on-phone')).display") == "none"
+    assert (
+        tab.evaluate("[...document.querySelectorAll('table')].filter(t => t.offsetWidth > innerWidth).length")
+        == 0
+    )
+    assert tab.evaluate("document.documentElement.scrollWidth") <= 718
+
+
 def test_dark_mode_changes_page_and_figures_alike(tab: Page) -> None:
     colours = """
     (() => { const of = (css, name) => getComputedStyle(document.querySelector(css))[name]; return [

@@ -292,9 +292,14 @@ def test_a_bare_verdict_without_runs_figures_or_cost_still_makes_a_page(data: St
 def test_a_statement_that_the_rule_does_not_hold_is_marked(data: StudyData) -> None:
     late = Statement(text="An idea from after the runs.", outcome="supported", because="it looks so")
     html = _page_with(data, statements=(*data.verdict.statements, late), figures=())
-    assert html.count("Not in the rule: added afterwards.") == 1
+    assert html.count("Not among the statements of the rule.") == 1
     assert "Each is written in the decision rule" not in html
     assert "Each is written in the decision rule" in _page_with(data, figures=())
+    rule = msgspec.structs.replace(data.plan.rule, statements=())
+    unlisted = StudyData(msgspec.structs.replace(data.plan, rule=rule), data.verdict, data.runs)
+    html = _page_with(unlisted, figures=())
+    assert "lists no statements" in html
+    assert "Not among the statements" not in html
 
 
 # ------------------------------------------------------------------------------------- hostile text

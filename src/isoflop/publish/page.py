@@ -130,7 +130,7 @@ def _context(
         "rule_parameters": [
             (name.replace("_", " "), numbers.number(value)) for name, value in plan.rule.parameters.items()
         ],
-        "all_declared": all(s.text in plan.rule.statements for s in verdict.statements),
+        "beforehand": _beforehand(plan, verdict.statements),
         "options": [(name.replace("_", " "), numbers.number(value)) for name, value in plan.options.items()],
         "plan_fingerprint": plan.fingerprint(),
         "checklist": checklist(data),
@@ -251,9 +251,18 @@ def _facts(data: StudyData) -> list[tuple[str, str]]:
     return facts
 
 
+def _beforehand(plan: Plan, statements: Sequence[Statement]) -> str:
+    """Whether the statements were in the rule, in one sentence."""
+    if not plan.rule.statements:
+        return "The decision rule lists no statements; these come with the verdict."
+    if all(statement.text in plan.rule.statements for statement in statements):
+        return "Each is written in the decision rule of the plan."
+    return ""
+
+
 def _statement_view(statement: Statement, plan: Plan) -> dict[str, Any]:
     return {
-        "declared": statement.text in plan.rule.statements,
+        "declared": not plan.rule.statements or statement.text in plan.rule.statements,
         "text": statement.text,
         "outcome": statement.outcome,
         "because": statement.because,
