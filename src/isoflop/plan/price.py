@@ -22,6 +22,7 @@ import numpy as np
 from isoflop.laws.chinchilla import Basin, ChinchillaLaw, Optimum
 from isoflop.laws.muennighoff import MUENNIGHOFF
 from isoflop.laws.sardana import SERVE_FLOPS
+from isoflop.records import Estimate
 
 Real = Any
 """A float or an array of floats."""
@@ -170,6 +171,22 @@ def compute_kept(law: ChinchillaLaw, best_loss: Real, loss: Real) -> Real:
     gamma = law.alpha * law.beta / (law.alpha + law.beta)
     ratio = (np.asarray(loss) - law.E) / (np.asarray(best_loss) - law.E)
     return _plain(np.power(ratio, -1.0 / gamma))
+
+
+def over_draws(value: float, draws: np.ndarray | None, unit: str, why_none: str = "") -> Estimate:
+    """A quantity of the law with the 2.5 and 97.5 % quantiles of its values over the draws.
+
+    Args:
+        value: under the point estimate.
+        draws: under each draw, [B]; None when the law has none.
+        unit: in words.
+        why_none: the sentence why there are no draws.
+    """
+    if draws is None:
+        return Estimate(value=float(value), unit=unit, reason=why_none or "the law was published without draws")
+    low, high = np.quantile(np.asarray(draws), (0.025, 0.975))
+    method = f"{np.size(draws):,} bootstrap draws of the law"
+    return Estimate(value=float(value), unit=unit, lo=float(low), hi=float(high), method=method)
 
 
 class SafeSize(NamedTuple):

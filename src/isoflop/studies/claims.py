@@ -139,11 +139,13 @@ CLAIMS: tuple[Claim, ...] = (
         "At the compute of the largest open models, the loss hardly changes over a factor of ten in size on "
         "either side of the optimum, and the optimum itself is uncertain by nearly a factor of ten.",
         "fit judge",
+        "flatness_published",
     ),
     _claim(
         "P5.2",
         "The range of sizes that loses at most one per cent is wide, and widens as compute grows.",
         "fit judge",
+        "flatness_published",
     ),
     _claim(
         "P5.3",
@@ -157,17 +159,20 @@ CLAIMS: tuple[Claim, ...] = (
         "Once the compute of serving a model, and of the experiments before it, is counted, smaller models "
         "trained longer are strongly favoured.",
         "laws plan",
+        "lifetime_size",
     ),
     _claim(
         "P5.5",
         "Repeating data for a few epochs is as good as fresh data, and any practical number of epochs is "
         "only slightly worse.",
         "data train laws fit",
+        "epochs_published",
     ),
     _claim(
         "P5.6",
         "The compute of the largest model would be better spent on training the smallest one much longer.",
         "laws plan",
+        "small_model",
     ),
     _claim(
         "P6.1",
@@ -401,6 +406,7 @@ CLAIMS: tuple[Claim, ...] = (
         "P17.1",
         "A small model trained with the compute of a large one would have matched or passed it.",
         "laws fit judge",
+        "backtest",
     ),
     _claim(
         "P18.1",
@@ -479,6 +485,7 @@ CLAIMS: tuple[Claim, ...] = (
         "A model of about ten billion parameters trained seven times longer would equal one of seventy "
         "billion.",
         "laws judge",
+        "small_model",
     ),
     _claim(
         "P22.1",
