@@ -39,7 +39,7 @@ from isoflop.records import (
 CONVENTION: Convention = "matmul-causal"
 SECONDS_PER_RUN = 0.15
 """Building a net, opening its data, writing its records: per run, assumed."""
-PACKING = 0.92
+PACKING = 0.97
 """Share of the workers' time that longest-first packing keeps busy, assumed."""
 
 
@@ -293,7 +293,7 @@ def plan_isoflop_sweep(
     question: str,
     rule: DecisionRule,
     reserve_s: float = 12.0,
-    use: float = 0.85,
+    use: float = 0.9,
 ) -> Plan:
     """The largest sweep that the budget pays for.
 
@@ -395,6 +395,7 @@ def _assumptions(recipe: SweepRecipe, design: Design, corpus: CorpusRecord) -> t
         "run a linear cooldown to zero. Branches of a trunk share its noise; the fit resamples whole trunks.",
         f"Warm-up: a fifth of the shortest run of the trunk, between 10 and 100 steps; runs under "
         f"{recipe.min_steps} steps are left out.",
+        f"Weights drawn with standard deviation {first.init_std:g} at every size; not tuned per size.",
         f"Sizes from {recipe.reach_below:g} times smaller to {recipe.reach_above:g} times larger than the one "
         "expected best (a belief from a pilot).",
         f"At most {units.format_tokens(most)} per run: {most / corpus.train_tokens:.2f} passes over the corpus.",
