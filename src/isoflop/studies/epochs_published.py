@@ -39,7 +39,8 @@ def judge(evidence: Evidence) -> Verdict:
         Statement(
             text=f"A few epochs (up to {FEW}) are nearly as good as new text",
             outcome="supported" if few >= NEARLY else "contradicted",
-            because=f"a token is worth {MUENNIGHOFF.value_of_epochs(2):.0%} of a new one at 2 epochs, {few:.0%} at {FEW}",
+            because=f"a token is worth {MUENNIGHOFF.value_of_epochs(2):.0%} of a new one at 2 epochs, "
+            f"{few:.0%} at {FEW}",
             estimate=Estimate(value=few, unit="share", reason=NO_INTERVAL),
         ),
         Statement(
