@@ -460,7 +460,8 @@ class _Engine:
 
     def _replicates(self, block: Block, prediction: LinearPrediction, work: Workspace) -> Solution:
         theta = prediction.solve(block.targets, block.weights, self.stages[0])
-        return self._through_stages(block.targets, block.weights, theta, work, max_iterations=60)
+        patience = 60 if len(self.stages) == 1 else 400  # a small delta has many kinks to cross
+        return self._through_stages(block.targets, block.weights, theta, work, max_iterations=patience)
 
     def _improve(self, part: Solution, block: Block, rows: Array) -> Array:
         """Refit rows from 25 starts and keep what is better; returns the relative gaps closed, [len(rows)]."""
