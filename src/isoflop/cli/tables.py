@@ -139,41 +139,87 @@ def power(out: Path | None, **options: Any) -> tuple[str, dict[str, Any]]:
 @main.command()
 @click.argument("table", type=click.Path(path_type=Path))
 @click.option(
-    "--as",
-    "kind",
-    type=click.Choice(["law", "curve"]),
-    help="What to fit; found from the columns by default.",
+    "--as", "kind", type=click.Choice(["law", "curve"]), help="What to fit; found from the columns."
 )
+@click.option("--column", "columns", multiple=True, help="ROLE=NAME for a column without a usual name.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Of resampling and simulation.")
 @click.option("--budget", help="law: also say what this budget should buy, e.g. 3.8e25.")
 @click.option(
-    "--column", "columns", multiple=True, help="ROLE=NAME for a column that is not found by its usual name."
+    "--loss-function",
+    type=click.Choice(["huber", "squares", "lad", "student"]),
+    default="huber",
+    show_default=True,
+    help="law: how residuals of the log loss are weighed.",
 )
-@click.option("--loss-function", type=click.Choice(["huber", "squares", "lad", "student"]), default="huber")
+@click.option("--drop-highest", type=int, default=0, help="law: leave out so many of the highest losses.")
+@click.option("--bootstrap", type=int, default=4000, show_default=True, help="law: number of resamples.")
 @click.option(
-    "--drop-highest", "drop_highest_loss", type=int, default=0, help="law: leave out so many highest losses."
-)
-@click.option("--bootstrap", type=int, default=4000, show_default=True, help="Number of resamples.")
-@click.option(
-    "--skip-bad-rows", is_flag=True, help="Leave out rows with missing or impossible entries, and say so."
+    "--skip-bad-rows", is_flag=True, help="law: leave out rows with impossible entries, and say so."
 )
 @click.option("--sensitivity/--no-sensitivity", default=True, help="law: the answer under other ways to fit.")
-@click.option("--seed", type=int, default=0, show_default=True)
+@click.option(
+    "--metric", type=click.Choice(["score", "accuracy", "loss"]), default="score", help="curve: what y is."
+)
+@click.option("--predict", type=float, multiple=True, help="curve: x at which to predict.")
+@click.option("--reach", type=float, help="curve: when does it reach this y?")
+@out_option
 @verb("fit")
 def fit(
-    table: Path, kind: str | None, skip_bad_rows: bool, columns: tuple[str, ...], **options: Any
+    table: Path, kind: str | None, columns: tuple[str, ...], out: Path | None, **options: Any
 ) -> tuple[str, Any]:
-    """Fit a scaling law to a table of runs, or simple curves to a table of scores.
+    """Fit a scaling law to a table of runs, or simple curves to a table of points.
 
-    TABLE is a CSV, Parquet or JSONL file, or a folder of W&B, TensorBoard, trackio or JSONL logs.
+    TABLE is a CSV, Parquet or JSONL file; for a law also a folder of W&B, TensorBoard, trackio or JSONL logs.
     """
-    from isoflop.fit.tables import read_runs
+    from isoflop.fit.table_points import kind_of
 
     named = dict(_role(text) for text in columns)
-    bad_rows: Any = "exclude" if skip_bad_rows else "refuse"
-    from isoflop.fit.law_report import law_answer
+    answer = _fit_law if (kind or kind_of(table, named)) == "law" else _fit_curve
+    return answer(table, named, out, **options)
 
-    answer = law_answer(read_runs(table, named, bad_rows=bad_rows), **options)
+
+def _fit_law(
+    table: Path, columns: dict[str, str], out: Path | None, **options: Any
+) -> tuple[str, dict[str, Any]]:
+    from isoflop.fit.law_report import law_answer
+    from isoflop.fit.tables import read_runs
+
+    if out is not None:
+        raise ValueError("a report of a fitted law comes with --page of `isoflop plan`; --out is for curves")
+    runs = read_runs(table, columns, bad_rows="exclude" if options["skip_bad_rows"] else "refuse")
+    answer = law_answer(
+        runs,
+        budget=options["budget"],
+        loss_function=options["loss_function"],
+        drop_highest_loss=options["drop_highest"],
+        bootstrap=options["bootstrap"],
+        sensitivity=options["sensitivity"],
+        seed=options["seed"],
+    )
     return answer.pop("text"), answer
+
+
+def _fit_curve(
+    table: Path, columns: dict[str, str], out: Path | None, **options: Any
+) -> tuple[str, dict[str, Any]]:
+    from isoflop.fit.table_points import read_points
+    from isoflop.judge.curves import curve_answer
+    from isoflop.judge.curves_view import curve_verdict, render_curve
+
+    points = read_points(table, columns)
+    answer = curve_answer(
+        points.x,
+        points.y,
+        sigma=points.sigma,
+        num_items=points.num_items,
+        kind=options["metric"],
+        predict=options["predict"] or None,
+        reach=options["reach"],
+        seed=options["seed"],
+    )
+    rule = "Every family is fitted; weights by AICc and forward prediction; a question is decided when the design "
+    rule += "analysis says that these points could have told the families apart."
+    return with_report(render_curve(answer), answer, out, rule, lambda: curve_verdict(answer))
 
 
 def _role(text: str) -> tuple[str, str]:

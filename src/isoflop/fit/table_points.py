@@ -1,0 +1,153 @@
+"""Points (x, y) from a user's table, and whether a table asks for a law or for a curve.
+
+Left out: reading runs with N, D and loss (`isoflop.fit.tables`), and the fits.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from isoflop.fit.tables import USUAL_NAMES, TableError
+
+Array = np.ndarray
+
+ROLES: dict[str, tuple[str, ...]] = {
+    "x": ("x",),
+    "y": ("y", "score", "accuracy", "acc"),
+    "sigma": ("sigma", "stderr", "se", "sd", "error"),
+    "n": ("n", "items", "numitems", "nitems"),
+}
+"""Names by role, without case or punctuation."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PointsTable:
+    """Points to put a curve through.
+
+    Attributes:
+        x, y: [n], in the order of the file.
+        sigma: known standard error of y, [n], or None.
+        num_items: items behind each score, [n], or None.
+        columns: role -> column it was taken from.
+    """
+
+    x: Array
+    y: Array
+    sigma: Array | None
+    num_items: Array | None
+    columns: dict[str, str]
+
+
+def kind_of(path: Path, columns: Mapping[str, str]) -> Literal["law", "curve"]:
+    """Whether a table holds runs (size, tokens or FLOPs, loss) or points (x, y).
+
+    Raises TableError when it could be both or is neither; the message says how to choose.
+    """
+    if path.is_dir():
+        return "law"
+    names = [_plain(name) for name in _read(path)]
+    given = set(columns)
+    has = {
+        role: role in given or any(name in USUAL_NAMES[role] for name in names)
+        for role in ("N", "D", "C", "loss")
+    }
+    is_law = has["N"] and has["loss"] and (has["D"] or has["C"])
+    is_curve = {"x", "y"} <= given or {"x", "y"} <= set(names) or len(names) == 2
+    if is_law and not is_curve:
+        return "law"
+    if is_curve and not is_law:
+        return "curve"
+    what = (
+        "both runs for a law and points for a curve" if is_law else "neither N, tokens and loss nor x and y"
+    )
+    raise TableError(
+        f"{path.name} has {what} among its columns ({', '.join(_read(path))}): say --as law or --as curve, and name "
+        "columns with --column x=NAME --column y=NAME"
+    )
+
+
+def read_points(path: Path, columns: Mapping[str, str]) -> PointsTable:
+    """Read x and y, and where they are there their standard error or the number of items.
+
+    Args:
+        path: .csv, .tsv, .parquet or .jsonl.
+        columns: role (x, y, sigma, n) -> column; the others are found by name, or as the first two columns.
+
+    Raises TableError for a column that is missing or an entry that is no finite number, naming the row.
+    """
+    table = _read(path)
+    found = dict(columns)
+    for role, usual in ROLES.items():
+        match = next((name for name in table if _plain(name) in usual and name not in found.values()), None)
+        if role not in found and match is not None:
+            found[role] = match
+    left = [name for name in table if name not in found.values()]
+    for role in ("x", "y"):
+        if role not in found and left:
+            found[role] = left.pop(0)
+    for role, name in found.items():
+        if role not in ROLES:
+            raise TableError(f"unknown role {role!r}; a curve takes {', '.join(ROLES)}")
+        if name not in table:
+            raise TableError(f"{path.name} has no column {name!r}; it has {', '.join(table)}")
+    if "x" not in found or "y" not in found:
+        raise TableError(f"{path.name} needs two columns, x and y; it has {', '.join(table) or 'none'}")
+    values = {role: _numbers(table[name], name, path) for role, name in found.items()}
+    return PointsTable(
+        x=values["x"], y=values["y"], sigma=values.get("sigma"), num_items=values.get("n"), columns=found
+    )
+
+
+def _plain(name: str) -> str:
+    return "".join(ch for ch in name.lower() if ch.isalnum())
+
+
+def _numbers(column: list[Any], name: str, path: Path) -> Array:
+    out = np.empty(len(column))
+    for row, entry in enumerate(column, start=1):
+        try:
+            out[row - 1] = float(entry)
+        except (TypeError, ValueError):
+            out[row - 1] = math.nan
+        if not math.isfinite(out[row - 1]):
+            raise TableError(
+                f"{path.name}, row {row}: {name} is {entry!r}, not a number; mend or delete the row"
+            )
+    return out
+
+
+def _read(path: Path) -> dict[str, list[Any]]:
+    """All columns of a file, by name."""
+    import duckdb
+
+    kind = path.name.lower().removesuffix(".gz").rsplit(".", 1)[-1]
+    readers = {
+        "csv": "read_csv_auto(?)",
+        "tsv": "read_csv_auto(?)",
+        "parquet": "read_parquet(?)",
+        "jsonl": "read_json_auto(?)",
+        "ndjson": "read_json_auto(?)",
+        "json": "read_json_auto(?)",
+    }
+    if kind not in readers or not path.is_file():
+        raise TableError(f"{path}: give an existing .csv, .tsv, .parquet or .jsonl file")
+    with duckdb.connect() as connection:
+        try:
+            result = connection.execute(f"select * from {readers[kind]} limit 100001", [str(path)])
+            names = [item[0] for item in result.description]
+            rows = result.fetchall()
+        except duckdb.Error as error:
+            raise TableError(
+                f"{path.name} cannot be read as {kind} ({str(error).splitlines()[0][:200]})"
+            ) from None
+    if len(rows) > 100_000:
+        raise TableError(
+            f"{path.name} has over 100,000 rows; a curve wants its points, not a log: thin it first"
+        )
+    return {name: [row[index] for row in rows] for index, name in enumerate(names)}
