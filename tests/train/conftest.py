@@ -84,9 +84,7 @@ def make_tree(make_spec: MakeSpec) -> Callable[..., list[RunSpec]]:
     """A trunk of `num_steps` steps with branches that leave it at the given steps and last half as long."""
 
     def make(num_steps: int = 40, leave_at: tuple[int, ...] = (20, 40), seed: int = 1) -> list[RunSpec]:
-        trunk = make_spec(
-            f"trunk {seed}", num_steps, evaluate=None, save_at_steps=leave_at, seed=seed
-        )
+        trunk = make_spec(f"trunk {seed}", num_steps, evaluate=None, save_at_steps=leave_at, seed=seed)
         branches = [
             make_spec(
                 f"branch {step} seed {seed}",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
 import queue
@@ -37,7 +39,7 @@ class Worker:
         ready: True once it has loaded what it needs.
     """
 
-    process: subprocess.Popen[str]
+    process: subprocess.Popen[bytes]
     fingerprint: str | None = None
     ready: bool = False
 
@@ -49,11 +51,18 @@ class Worker:
     def tell(self, order: dict[str, Any]) -> None:
         """Send one line."""
         assert self.process.stdin is not None
+        rest = memoryview(json.dumps(order).encode() + b"\n")
         try:
-            self.process.stdin.write(json.dumps(order) + "\n")
-            self.process.stdin.flush()
-        except OSError:
-            return
+            while rest:
+                rest = rest[self.process.stdin.write(rest) :]
+        except (OSError, ValueError):
+            return  # it is gone, and its missing reports will say so
+
+    def close(self) -> None:
+        """End its orders."""
+        assert self.process.stdin is not None
+        with contextlib.suppress(OSError):
+            self.process.stdin.close()
 
     def exit_text(self) -> str:
         """How it ended, in words."""
@@ -86,11 +95,7 @@ class Crew:
     def __exit__(self, *exc: object) -> None:
         """Close their orders, wait a little, then kill."""
         for worker in self.workers:
-            assert worker.process.stdin is not None
-            try:
-                worker.process.stdin.close()
-            except OSError:
-                continue
+            worker.close()
         for worker in self.workers:
             try:
                 worker.process.wait(timeout=LEAVE_WAIT_S if worker.ready else 0.1)
@@ -104,10 +109,7 @@ class Crew:
         return [worker for worker in self.workers if worker.fingerprint is None]
 
     def reports(self, timeout_s: float) -> Iterator[tuple[Worker, dict[str, Any] | None]]:
-        """Reports that have come in, waiting for the first one so long; None means that a worker is gone.
-
-        Raises StoreError when workers die before they are ready: no run could ever start.
-        """
+        """Reports that have come in, waiting for the first one so long; None means that a worker is gone."""
         try:
             item = self._reports.get(timeout=timeout_s)
             while True:
@@ -119,7 +121,11 @@ class Crew:
             return
 
     def replace(self, worker: Worker) -> None:
-        """Start another worker in the place of one that is gone."""
+        """Start another worker in the place of one that is gone.
+
+        Raises StoreError when workers die before they are ready: no run could ever start.
+        """
+        worker.close()
         if not worker.ready:
             self._start_failures += 1
             if self._start_failures >= MAX_START_FAILURES:
@@ -130,6 +136,7 @@ class Crew:
 
     def retire(self, worker: Worker) -> None:
         """Leave a worker that is gone unreplaced."""
+        worker.close()
         worker.fingerprint = None
 
     def ask_to_stop(self) -> None:
@@ -143,7 +150,7 @@ class Crew:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log,
-            text=True,
+            bufsize=0,
             env=worker_environment(),
         )
         worker = Worker(process)
@@ -151,10 +158,11 @@ class Crew:
         return worker
 
     def _listen(self, worker: Worker) -> None:
-        assert worker.process.stdout is not None
-        for line in worker.process.stdout:
-            self._reports.put((worker, json.loads(line)))
-        worker.process.stdout.close()
+        assert isinstance(worker.process.stdout, io.RawIOBase)
+        with io.BufferedReader(worker.process.stdout) as lines:
+            for line in lines:
+                if line.endswith(b"\n"):  # a kill can cut the last one short
+                    self._reports.put((worker, json.loads(line)))
         self._reports.put((worker, None))
 
 
