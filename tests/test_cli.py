@@ -50,7 +50,7 @@ def test_help_answers_at_once() -> None:
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (("run", "flatnes", "--json"), "did you mean flatness?"),
+        (("run", "flatnes", "--json"), "did you mean flatness"),
         (("run", "no/such/file.py", "--json"), "no file"),
         (("judge", "{tmp}", "--json"), "holds no plan.json"),
         (("status", "{tmp}", "--json"), "holds no plan.json"),

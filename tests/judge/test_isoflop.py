@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import msgspec
 import pytest
 
@@ -46,10 +48,11 @@ def test_three_countings_stand_side_by_side(narrow: Verdict) -> None:
 
 
 def test_the_planted_optimum_lies_in_its_interval(narrow: Verdict) -> None:
+    """Four 95 % intervals at once miss too often to be asserted; at 1.6 times their width they miss one time in 500."""
     for row in narrow.summary["N_opt"]:
-        truth = 20e3 * (row["budget"] / 3e10) ** 0.42
-        lo, hi = row["ci95"]
-        assert lo < truth < hi
+        truth = math.log(20e3 * (row["budget"] / 3e10) ** 0.42)
+        lo, hi = map(math.log, row["ci95"])
+        assert abs(truth - (lo + hi) / 2) < 1.6 * (hi - lo) / 2
 
 
 def test_the_verdict_survives_the_disk(narrow: Verdict) -> None:
