@@ -31,10 +31,14 @@ def run_ranks(function: Callable[..., Any], num_ranks: int, folder: Path, *args:
     return [torch.load(folder / f"result-{rank}", weights_only=False) for rank in range(num_ranks)]
 
 
-def _run(rank: int, function: Callable[..., Any], num_ranks: int, folder: Path, args: tuple[Any, ...]) -> None:
+def _run(
+    rank: int, function: Callable[..., Any], num_ranks: int, folder: Path, args: tuple[Any, ...]
+) -> None:
     warnings.simplefilter("error")
     # What PyTorch's compiler warns itself of; what its distributed engine says stays an error.
-    warnings.filterwarnings("ignore", module=r"torch\.(_dynamo|_inductor|_functorch|_subclasses|fx|jit|utils)")
+    warnings.filterwarnings(
+        "ignore", module=r"torch\.(_dynamo|_inductor|_functorch|_subclasses|fx|jit|utils)"
+    )
     torch.set_num_threads(1)
     dist.init_process_group(
         "gloo", init_method=f"file://{folder / 'meeting'}", rank=rank, world_size=num_ranks
