@@ -197,7 +197,9 @@ def forecast_table(draws: ChinchillaLaw) -> Table:
                 found = over_draws(gap, behind(draws, small), "nats/token")
                 rows.append((label, name, found.value, found.lo, found.hi, ""))
             else:
-                rows.append((label, name, gap, None, None, "published without draws"))
+                rows.append(
+                    (label, name, gap, gap, gap, "published without draws")
+                )  # equal ends: no interval drawn
     columns = (
         Column(name="label", title="Small model"),
         Column(name="group", title="Law"),

@@ -260,10 +260,9 @@ def choices_table(draws: ChinchillaLaw) -> Table:
     rows: list[tuple[str | float | None, ...]] = [
         ("as judged: Huber's loss, 240 runs", size.value, size.lo, size.hi, "")
     ]
-    rows += [(words, law.optimum(FLOPS).N, None, None, _NO_DRAWS) for words, law in belief.other_fits]
-    for name in ("hoffmann", "muennighoff"):
-        other = published(name)
-        rows.append((other.title, other.law.optimum(FLOPS).N, None, None, other.why_no_draws))
+    others = [(words, law.optimum(FLOPS).N, _NO_DRAWS) for words, law in belief.other_fits]
+    others += [(one.title, one.law.optimum(FLOPS).N, one.why_no_draws) for one in map(published, _OTHER_LAWS)]
+    rows += [(words, N, N, N, reason) for words, N, reason in others]  # equal ends: drawn without an interval
     columns = (
         Column(name="label", title="Choice"),
         Column(name="value", title="Best size", unit="parameters", format="{:.3g}"),
@@ -279,6 +278,7 @@ def choices_table(draws: ChinchillaLaw) -> Table:
     )
 
 
+_OTHER_LAWS = ("hoffmann", "muennighoff")
 _NO_DRAWS = "a point estimate beside the interval, to show the choice alone"
 _CURVE = (
     Column(name="series", title="Series"),

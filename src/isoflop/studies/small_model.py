@@ -143,7 +143,9 @@ def losses_table(draws: ChinchillaLaw) -> Table:
                     loss = over_draws(point, np.asarray(draws.loss(N, D)), "nats/token")
                     rows.append((label, name, loss.value, loss.lo, loss.hi, ""))
                 else:
-                    rows.append((label, name, point, None, None, "published without draws"))
+                    rows.append(
+                        (label, name, point, point, point, "published without draws")
+                    )  # equal ends: no bar
     columns = (
         Column(name="label", title="Model"),
         Column(name="group", title="Law"),
