@@ -134,6 +134,23 @@ def test_killed_half_way_and_resumed_gives_the_same_verdict(
     assert verdict_without_times(store.root) == verdict_without_times(undisturbed)
 
 
+def test_ctrl_c_says_how_to_go_on_and_loses_nothing(
+    world: dict[str, str], plan: Path, undisturbed: Path, tmp_path: Path
+) -> None:
+    store = Store(tmp_path / "interrupted")
+    command = [sys.executable, "-m", "isoflop", "run", str(STUDY), "--plan", str(plan), "--out", str(store.root)]
+    process = subprocess.Popen(command, env=world, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while not any(folder.finished for folder in store.run_folders()) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130, said
+    assert "the same command goes on" in said
+    assert isoflop(world, *command[3:]).returncode == 0
+    assert verdict_without_times(store.root) == verdict_without_times(undisturbed)
+
+
 def test_a_damaged_run_folder_is_named_and_the_rest_stays(world: dict[str, str], plan: Path, undisturbed: Path) -> None:
     store = Store(undisturbed)
     victim = next(folder for folder in store.run_folders() if folder.read_spec().evaluate is not None)

@@ -348,6 +348,8 @@ def run_study(
             if on_plan is not None:
                 on_plan(plan)
             result = train(store.root, device=device, workers=workers, reuse=reuse, on_event=on_event)
+            if result.stopped == "deadline":
+                say(f"the time is up: {len(result.unfinished)} runs are left for a later call with --resume")
             num_trained = result.num_trained
             measure(store.root, device=device)
         else:

@@ -203,7 +203,7 @@ def outcome_against(estimate: Estimate, threshold: float) -> Outcome:
 
 def _against(text: str, estimate: Estimate, threshold: float, what: str, num_seeds: int) -> Statement:
     outcome = outcome_against(estimate, threshold)
-    because = f"{what}: {describe_factor(estimate)}, threshold x{threshold:g}"
+    because = f"{what}: {describe_factor(estimate)}, threshold ×{threshold:g}"
     return Statement(
         text=text,
         outcome=outcome,
@@ -262,9 +262,9 @@ def describe_factor(estimate: Estimate) -> str:
     """ "x1.9 (95 %: x1.6 to x2.3)", with open ends said in words."""
     if estimate.value is None:
         return f"undefined ({estimate.reason})"
-    lo = "unbounded below" if estimate.lo is None else f"x{estimate.lo:.2f}"
-    hi = "unbounded above" if estimate.hi is None else f"x{estimate.hi:.2f}"
-    return f"x{estimate.value:.2f} ({estimate.level:.0%}: {lo} to {hi})"
+    lo = "unbounded below" if estimate.lo is None else f"×{estimate.lo:.2f}"
+    hi = "unbounded above" if estimate.hi is None else f"×{estimate.hi:.2f}"
+    return f"×{estimate.value:.2f} ({100 * estimate.level:g} %: {lo} to {hi})"
 
 
 def _sentence(main: IsoflopFit, first: Statement) -> str:
@@ -290,10 +290,14 @@ def _effect(main: IsoflopFit) -> str:
     worth = compute_equivalent(main, top.budget, 0.01 * top.loss_opt.value).fraction
     if worth.value is None:
         return f"1 % of loss in compute: {worth.reason}."
-    interval = "" if worth.lo is None or worth.hi is None else f" (95 %: {worth.lo:.0%} to {worth.hi:.0%})"
+    interval = (
+        ""
+        if worth.lo is None or worth.hi is None
+        else f" (95 %: {100 * worth.lo:.0f} to {100 * worth.hi:.0f} %)"
+    )
     return (
-        f"1 % of loss is {0.01 * top.loss_opt.value:.3f} nats/token at {units.format_flops(top.budget)}; "
-        f"a sweep's best model reaches it with {worth.value:.0%} less compute{interval}."
+        f"1 % of loss is {0.01 * top.loss_opt.value:.3f} nats/token at {units.format_flops(top.budget)}: as much as "
+        f"{100 * worth.value:.0f} % of the compute buys at the best size{interval}."
     )
 
 
@@ -311,6 +315,7 @@ def _unresolved(
     for budget in fits[MAIN].budgets:
         if budget.status != "ok":
             lines.append(f"{units.format_flops(budget.budget)}: {budget.reason}")
+    lines += [f"Counting {COUNTINGS[MAIN]}: {note}." for note in fits[MAIN].notes]
     if len(set(sweep.column("seed"))) < 2:
         lines.append(
             "One seed only: the noise is taken from the scatter about the fitted curves, not from repeats."
@@ -444,7 +449,7 @@ def _bowl_table(name: str, title: str, fits: dict[str, IsoflopFit]) -> Table:
         "N_opt": ("best size", "{:,.0f}"),
         "basin_lo": ("basin's lower edge", "{:,.0f}"),
         "basin_hi": ("basin's upper edge", "{:,.0f}"),
-        "half_width": ("basin's half-width", "x{:.2f}"),
+        "half_width": ("basin's half-width", "×{:.2f}"),
     }
     body = []
     for field, (text, fmt) in titles.items():
@@ -509,9 +514,9 @@ def _degree_table(forms: dict[str, IsoflopFit]) -> Table:
             ("N_opt", "best size", "parameters", "{:,.0f}"),
             ("N_opt_lo", "low", "", "{:,.0f}"),
             ("N_opt_hi", "high", "", "{:,.0f}"),
-            ("half_width", "half-width", "", "x{:.2f}"),
-            ("half_width_lo", "low", "", "x{:.2f}"),
-            ("half_width_hi", "high", "", "x{:.2f}"),
+            ("half_width", "half-width", "", "×{:.2f}"),
+            ("half_width_lo", "low", "", "×{:.2f}"),
+            ("half_width_hi", "high", "", "×{:.2f}"),
             ("status", "fit", "", ""),
         ),
         rows=_defined(rows),
