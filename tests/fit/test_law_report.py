@@ -70,6 +70,15 @@ def test_the_text_says_what_the_numbers_say(answer):
     assert max(map(len, text.splitlines())) <= 100
 
 
+def test_the_panel_stands_beside_the_answer_when_asked_for():
+    answer = law_answer(runs(), 1e23, bootstrap=60, multistart=0, sensitivity=True)
+    assert len(answer["sensitivity"]) > 8
+    assert "What the answer rests on" in answer["text"]
+    assert "Forecast test" in answer["text"]
+    assert "This is 100 times the compute of the largest run" in answer["text"]
+    json.dumps(answer, allow_nan=False)
+
+
 def test_groups_are_resampled_together_when_the_table_has_them():
     trunks = np.repeat([f"trunk{i}" for i in range(8)], 4)
     assert law_answer(runs(cluster=trunks), bootstrap=50, multistart=0)["resample"] == "clusters"

@@ -252,7 +252,7 @@ def _budget_lines(answer: dict[str, Any]) -> list[str]:
         lines += [
             "",
             *_wrapped(
-                f"This is {count(answer['extrapolation_factor'])} times the compute of the largest run: the interval "
+                f"This is {_factor(answer['extrapolation_factor'])} times the compute of the largest run: the interval "
                 "holds if the law does, and only runs nearer to the budget can tell"
             ),
         ]
@@ -260,15 +260,29 @@ def _budget_lines(answer: dict[str, Any]) -> list[str]:
 
 
 def _sensitivity_lines(rows: list[dict[str, Any]]) -> list[str]:
-    lines = ["What the answer rests on (best size under other choices)", ""]
-    width = max(len(row["choice"]) for row in rows)
+    lines = ["What the answer rests on: the best size under other choices", ""]
+    width = max(len(row["choice"]) for row in rows if row["group"] != "forecast")
     for row in rows:
+        if row["group"] == "forecast":
+            continue
         value = (
             units.format_count(row["N_opt"]) if row["N_opt"] is not None else (row["reason"] or "undefined")
         )
         span = row.get("N_opt_ci95")
         interval = f"   95 %: {units.format_count(span[0])} to {units.format_count(span[1])}" if span else ""
-        lines.append(f"    {row['choice']:{width}}  {value}{interval}")
+        lines.append(f"    {row['choice']:{width}}  {value:>6}{interval}")
+    found = [row["N_opt"] for row in rows if row["N_opt"] is not None]
+    if len(found) > 1:
+        lines += ["", f"    The choices alone move it by a factor of {max(found) / min(found):.2g}."]
+    for row in rows:
+        if row["group"] == "forecast" and row["coverage"] is not None:
+            side = "above" if row["mean_error"] > 0 else "below"
+            lines += _wrapped(
+                f"    Forecast test ({row['choice']}): {row['coverage']:.0%} of them fall inside their 95 % interval; "
+                f"predictions lie {abs(row['mean_error']):.2%} {side} the measured loss on average."
+            )
+        elif row["group"] == "forecast":
+            lines += _wrapped(f"    No forecast test: {row['reason']}")
     return lines
 
 
@@ -292,6 +306,11 @@ def _evidence_lines(answer: dict[str, Any]) -> list[str]:
     if len(answer["exclusions"]) > 5:
         lines.append(f"... and {len(answer['exclusions']) - 5} more in the JSON output")
     return lines
+
+
+def _factor(value: float) -> str:
+    """Two significant digits, in full: 2933 -> "2,900"."""
+    return f"{float(f'{value:.1e}'):,.0f}" if value < 1e6 else f"{value:.1e}"
 
 
 def _span(ends: list[float], spec: str) -> str:
