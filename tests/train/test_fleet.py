@@ -158,7 +158,8 @@ class TestFleet:
 
         def kill_once(event: FleetEvent) -> None:
             if event.kind == "progress" and not any(e.kind == "progress" for e in events):
-                os.kill(_a_child("isoflop.train.worker"), signal.SIGKILL)
+                path = disturbed.run(specs[event.name == "run 2"]).metrics_path
+                os.kill(_worker_writing(path), signal.SIGKILL)
             events.append(event)
 
         result = run_fleet(specs, disturbed, num_workers=2, on_event=kill_once, checkpoint_every_s=0.1)
@@ -299,12 +300,14 @@ def _ref(name: str) -> FunctionRef:
     return function_ref(f"tests.train.bad_objectives:{name}")
 
 
-def _a_child(module: str) -> int:
-    """Process id of a worker that trains."""
+def _worker_writing(path: Path) -> int:
+    """Process id of the worker that has this file open."""
     import psutil
 
-    children = [child for child in psutil.Process().children() if module in child.cmdline()]
-    return max(children, key=lambda child: child.cpu_times().user).pid
+    for child in psutil.Process().children():
+        if str(path) in (file.path for file in child.open_files()):
+            return child.pid
+    raise AssertionError(f"no worker writes {path}")
 
 
 @pytest.mark.slow
