@@ -32,13 +32,13 @@ class Axis:
 
 AXES: Mapping[str, Axis] = MappingProxyType(
     {
-        "linear": Axis("score linear in log x", lambda p: p, lambda v: v),
+        "linear": Axis("linear in log x", lambda p: p, lambda v: v),
         "logit": Axis(
-            "logit of the score linear in log x",
+            "logit in log x",
             lambda p: np.log(p / (1 - p)),
             lambda v: 1 / (1 + np.exp(-v)),
         ),
-        "power": Axis("power law of the error", lambda p: np.log(1 - p), lambda v: 1 - np.exp(v)),
+        "power": Axis("power law of error", lambda p: np.log(1 - p), lambda v: 1 - np.exp(v)),
     }
 )
 
