@@ -1,0 +1,417 @@
+"""Which run next, replayed: how well is the best size known after a tenth of a sweep's compute?
+
+    python benchmarks/next_run.py TABLE --json
+    python benchmarks/next_run.py TABLE --where source=marin_202603 --starts 40
+    python benchmarks/next_run.py --simulate
+
+TABLE has one run per row: columns N, D or C (FLOPs), loss, under any usual names. The whole table's fit
+(`isoflop.fit.parametric`, Huber, bootstrap of rows) is the reference: its log N* at the target budget, with its
+95 % half-width. Each strategy starts from the same few cheap random runs and may spend a tenth of the table's
+FLOPs, start included; all of them end in the same estimate (`isoflop.fit.few_runs`), so that only the choice of
+runs differs. Printed per strategy: the root mean square error of log N* over starts, beside the reference's
+half-width; the share of its own 95 % intervals that hold the reference's estimate; and the compute lost by acting
+on its choice, under the reference's law.
+
+Strategies: decision (`isoflop.plan.next_run`); V-optimal and D-optimal (the same draws and the same power of the
+cost, another criterion); grid (whole isoFLOP curves from the cheapest budget upwards, what people do); random.
+
+`--simulate` plants laws, right and wrong ones, in place of a table. The defaults of `isoflop.plan.next_run.Rule`
+were chosen there; nothing was chosen on a real table.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import sys
+import tempfile
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from isoflop.fit.parametric import fit_law
+from isoflop.plan.next_run import (
+    Candidates,
+    Check,
+    Ensemble,
+    Rule,
+    Runs,
+    believe,
+    check_run,
+    decide,
+    doubt_of,
+    next_runs,
+)
+from isoflop.plan.price import compute_kept
+
+STRATEGIES = ("decision", "V-optimal", "D-optimal", "grid", "random")
+SHARE = 0.1
+"""Of the table's FLOPs that a strategy may spend."""
+START_RUNS = 5
+BATCH = 3
+
+
+class Table(NamedTuple):
+    """All runs of a sweep."""
+
+    name: str
+    runs: Runs
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What counts as the truth: the whole table's fit, or a planted law."""
+
+    log_N: float
+    half_width: float
+    """Of its 95 % interval, in log N; 0 for a planted law."""
+    lost: Any
+    """log N -> share of the compute lost by choosing it."""
+
+
+class Outcome(NamedTuple):
+    """One strategy from one start."""
+
+    log_N: float
+    covered: bool
+    lost: float
+    num_runs: int
+    spent: float
+    """Share of the table's FLOPs."""
+    stopped: bool
+    """The rule said stop before the allowance was spent (spending goes on in the replay)."""
+
+
+# ------------------------------------------------------------------------------------------ tables
+
+
+def read_table(path: Path, where: list[str]) -> Table:
+    """Rows of a file that meet every COLUMN=VALUE."""
+    from isoflop.fit.tables import read_runs
+
+    if where:
+        with path.open(newline="") as file:
+            reader = csv.DictReader(file)
+            wanted = dict(condition.split("=", 1) for condition in where)
+            rows = [row for row in reader if all(row.get(k) == v for k, v in wanted.items())]
+        if not rows:
+            raise SystemExit(f"{path}: no row with {', '.join(where)}")
+        with tempfile.NamedTemporaryFile("w", suffix=".csv", newline="") as file:
+            writer = csv.DictWriter(file, list(rows[0]))
+            writer.writeheader()
+            writer.writerows(rows)
+            file.flush()
+            read = read_runs(Path(file.name))
+    else:
+        read = read_runs(path)
+    name = ", ".join([path.name, *where])
+    return Table(name, Runs(read.N, read.D, read.loss, 6.0 * read.N * read.D))
+
+
+def fitted_reference(table: Table, target: float, seed: int = 0) -> Reference:
+    """The whole table's fit."""
+    fit = fit_law(table.runs.N, table.runs.D, table.runs.loss, bootstrap=1000, multistart=0, seed=seed)
+    sizes = np.log(fit.draws_law.optimum(target).N)
+    low, high = np.quantile(sizes, (0.025, 0.975))
+    best = fit.law.optimum(target)
+
+    def lost(log_N: float) -> float:
+        return 1.0 - float(compute_kept(fit.law, best.loss, fit.law.loss_at(np.exp(log_N), target)))
+
+    return Reference(float(np.log(best.N)), 0.5 * float(high - low), lost)
+
+
+# ------------------------------------------------------------------------------------------ replay
+
+
+def start(table: Table, allowance: float, rng: np.random.Generator) -> list[int]:
+    """A few random runs that together take at most a fifth of the allowance, of at least three sizes and budgets."""
+    flops = table.runs.flops
+    cheap = np.flatnonzero(flops <= 0.2 * allowance / START_RUNS)
+    if len(cheap) < START_RUNS:
+        cheap = np.argsort(flops)[: 2 * START_RUNS]
+    for _ in range(200):
+        picked = rng.choice(cheap, START_RUNS, replace=False)
+        levels = [
+            len(np.unique(np.round(np.log(values[picked]), 1))) for values in (table.runs.N, table.runs.D)
+        ]
+        if min(levels) >= 3:
+            break
+    return [int(index) for index in picked]
+
+
+def replay(
+    table: Table, reference: Reference, target: float, strategy: str, seed: int, rule: Rule
+) -> Outcome:
+    """Spend the allowance by one strategy from one random start."""
+    rng = np.random.default_rng(seed)
+    total = float(table.runs.flops.sum())
+    allowance = SHARE * total
+    done = start(table, allowance, rng)
+    checks: tuple[Check, ...] = ()
+    stopped = False
+    if strategy in ("grid", "random"):
+        done = _fill(table, done, allowance, strategy, rng)
+    else:
+        done, checks, stopped = _adaptive(table, done, allowance, target, strategy, rule, seed)
+    runs = Runs(*(values[done] for values in table.runs))
+    belief = believe(runs, replace(rule, num_draws=800), doubt=doubt_of(checks), seed=seed)
+    now = decide(belief, target, rule)
+    low, high = np.log(now.N_ci95)
+    log_N = float(np.mean(belief.draws.best_size(target)))
+    return Outcome(
+        log_N=log_N,
+        covered=bool(low <= reference.log_N <= high),
+        lost=float(reference.lost(np.log(now.N))),
+        num_runs=len(done),
+        spent=float(runs.flops.sum()) / total,
+        stopped=stopped,
+    )
+
+
+def _fill(
+    table: Table, done: list[int], allowance: float, strategy: str, rng: np.random.Generator
+) -> list[int]:
+    """Random order, or whole budgets from the cheapest upwards, as far as the allowance goes."""
+    flops = table.runs.flops
+    order = rng.permutation(len(flops))
+    if strategy == "grid":
+        order = order[np.argsort(np.round(np.log10(flops[order]), 1), kind="stable")]
+    left = allowance - float(flops[done].sum())
+    for index in order:
+        if int(index) not in done and flops[index] <= left:
+            done = [*done, int(index)]
+            left -= float(flops[index])
+    return done
+
+
+def _adaptive(
+    table: Table, done: list[int], allowance: float, target: float, strategy: str, rule: Rule, seed: int
+) -> tuple[list[int], tuple[Check, ...], bool]:
+    checks: tuple[Check, ...] = ()
+    guard = 0.0
+    stopped = False
+    while True:
+        runs = Runs(*(values[done] for values in table.runs))
+        rest = [index for index in range(len(table.runs.N)) if index not in done]
+        candidates = Candidates(table.runs.N[rest], table.runs.D[rest], table.runs.flops[rest])
+        left = allowance - float(runs.flops.sum())
+        if not np.any(candidates.flops <= left):
+            return done, checks, stopped
+        turn = seed + 1000 * len(done)
+        if strategy != "decision":
+            belief = believe(runs, rule, seed=turn)
+            done = done + [
+                rest[i] for i in _by_criterion(belief, candidates, target, left, strategy, rule, turn)
+            ]
+            continue
+        plan = next_runs(
+            runs, candidates, target, num=BATCH, allowance=left, spent_on_guard=guard, checks=checks,
+            rule=rule, seed=turn,
+        )  # fmt: skip
+        if plan.stop and not stopped:
+            stopped = True
+        if plan.stop:  # go on, so that all strategies spend alike
+            plan = next_runs(
+                runs, candidates, target, num=BATCH, allowance=left, spent_on_guard=guard, checks=(),
+                rule=replace(rule, confidence=1.1), seed=turn,
+            )  # fmt: skip
+        belief = believe(runs, rule, doubt=doubt_of(checks), seed=turn)
+        for one in plan.chosen:
+            index = rest[one.index]
+            if one.why == "guard":
+                guard += one.flops
+                checks = (*checks, check_run(belief, runs, one.N, one.D, float(table.runs.loss[index])))
+            done = [*done, index]
+
+
+def _by_criterion(
+    belief: Any, candidates: Candidates, target: float, left: float, strategy: str, rule: Rule, seed: int
+) -> list[int]:
+    """D- or V-optimal choice on the same ensemble, per the same power of the cost."""
+    ensemble = Ensemble(belief, candidates, target, seed)
+    best = float(np.median(belief.draws.best_size(target)))
+    sizes = np.exp(best + np.linspace(-1.0, 1.0, 9))
+    about = np.log(belief.draws.loss(sizes[:, None], target / (6.0 * sizes[:, None])))
+    free = np.ones(len(candidates.N), dtype=bool)
+    picked: list[int] = []
+    for _ in range(BATCH):
+        payable = free & (candidates.flops <= left)
+        if not payable.any():
+            break
+        if strategy == "D-optimal":
+            gain = ensemble.information()
+        else:
+            gain = np.maximum(about.var(axis=1).mean() - ensemble.variance_after(about), 0.0)
+        index = int(np.argmax(np.where(payable, gain / candidates.flops**rule.cost_power, -np.inf)))
+        outcome = ensemble.outcomes()[index]
+        centred = outcome - outcome.mean()
+        about = (
+            about
+            - ((about - about.mean(axis=1, keepdims=True)) @ centred)[:, None] / (centred @ centred) * centred
+        )
+        ensemble.imagine(index)
+        free[index] = False
+        left -= float(candidates.flops[index])
+        picked.append(index)
+    return picked
+
+
+def summarise(outcomes: list[Outcome], reference: Reference) -> dict[str, float]:
+    errors = np.array([outcome.log_N for outcome in outcomes]) - reference.log_N
+    return {
+        "rmse_log_N": float(np.sqrt(np.mean(errors**2))),
+        "bias_log_N": float(errors.mean()),
+        "coverage": float(np.mean([outcome.covered for outcome in outcomes])),
+        "lost": float(np.mean([outcome.lost for outcome in outcomes])),
+        "num_runs": float(np.mean([outcome.num_runs for outcome in outcomes])),
+        "spent": float(np.mean([outcome.spent for outcome in outcomes])),
+        "stopped": float(np.mean([outcome.stopped for outcome in outcomes])),
+    }
+
+
+def compare(table: Table, reference: Reference, target: float, starts: int, rule: Rule) -> dict[str, Any]:
+    """All strategies on one table."""
+    rows = {
+        strategy: summarise(
+            [replay(table, reference, target, strategy, seed, rule) for seed in range(starts)], reference
+        )
+        for strategy in STRATEGIES
+    }
+    ours = rows["decision"]
+    return {
+        "table": table.name,
+        "runs": len(table.runs.N),
+        "table_flops": float(table.runs.flops.sum()),
+        "target_flops": target,
+        "starts": starts,
+        "reference_log_N": reference.log_N,
+        "reference_N": float(np.exp(reference.log_N)),
+        "reference_half_width": reference.half_width,
+        "within_half_width": ours["rmse_log_N"] <= reference.half_width if reference.half_width else None,
+        "strategies": rows,
+    }
+
+
+# -------------------------------------------------------------------------------------- simulation
+
+
+def planted(kind: str, seed: int) -> tuple[Table, Reference, float]:
+    """A sweep from a planted law: 8 budgets of 9 sizes over three decades, one per cent of wild runs.
+
+    right: the Chinchilla form with exponents from the prior's range. power: its reducible part to a power, so
+    that the form is wrong everywhere. untuned: small budgets are up to 1 % too high in loss, as when settings
+    were tuned at the top.
+    """
+    rng = np.random.default_rng([seed, len(kind)])
+    alpha, beta = np.exp(np.log(0.35) + 0.25 * rng.standard_normal(2))
+    units = 10.0 ** rng.uniform(15.5, 18.5) / 6.0  # cheapest budget / 6
+    budgets = units * np.geomspace(1, 1000, 8)
+    size_center = np.sqrt(budgets[3] * 10 ** rng.uniform(-1.8, -0.8))
+    k = 1.0 if kind != "power" else rng.choice([0.6, 1.6])
+    a = rng.uniform(0.25, 0.5)
+    E = rng.uniform(1.5, 2.2)
+
+    def loss(N: Any, D: Any) -> Any:
+        center_D = budgets[3] / size_center
+        size = a * (alpha + beta) / alpha * (N / size_center) ** -alpha
+        data = a * (alpha + beta) / beta * (D / center_D) ** -beta
+        return E + (size + data) ** k
+
+    def best(units: float) -> float:
+        x = np.linspace(np.log(size_center) - 8, np.log(size_center) + 14, 8001)
+        return float(x[np.argmin(loss(np.exp(x), units / np.exp(x)))])
+
+    N, D = [], []
+    for one in budgets:
+        sizes = np.exp(best(one) + np.linspace(-1.6, 1.6, 9) + rng.uniform(-0.2, 0.2))
+        N.append(sizes)
+        D.append(one / sizes)
+    N, D = np.concatenate(N), np.concatenate(D)
+    true = loss(N, D)
+    if kind == "untuned":
+        true = true * (1.0 + 0.01 * np.log10(budgets[-1] / (N * D)) / 3.0)
+    noise = rng.choice([0.003, 0.006])
+    observed = true * np.exp(noise * rng.standard_t(5, len(N)) / np.sqrt(5 / 3))
+    observed = np.where(rng.random(len(N)) < 0.01, observed * 1.05, observed)
+    target_units = 10.0 * budgets[-1]
+    log_best = best(target_units)
+
+    def lost(log_N: float) -> float:
+        reached = loss(np.exp(log_N), target_units / np.exp(log_N))
+        grid = target_units * 10.0 ** np.linspace(-4, 0, 161)
+        frontier = np.array([loss(np.exp(best(one)), one / np.exp(best(one))) for one in grid])
+        return 1.0 - float(10.0 ** np.interp(-reached, -frontier, np.linspace(-4, 0, 161)))
+
+    runs = Runs(N, D, observed, 6.0 * N * D)
+    return Table(f"planted {kind} {seed}", runs), Reference(log_best, 0.0, lost), 6.0 * target_units
+
+
+def simulate(sweeps: int, rule: Rule, strategies: tuple[str, ...] = STRATEGIES) -> dict[str, Any]:
+    """Each strategy over planted sweeps, one start each."""
+    found: dict[str, Any] = {}
+    for kind in ("right", "power", "untuned"):
+        cases = [planted(kind, seed) for seed in range(sweeps)]
+        found[kind] = {}
+        for strategy in strategies:
+            outcomes = [replay(*case, strategy, seed, rule) for seed, case in enumerate(cases)]
+            errors = np.array([o.log_N - case[1].log_N for o, case in zip(outcomes, cases, strict=True)])
+            found[kind][strategy] = {
+                "rmse_log_N": float(np.sqrt(np.mean(errors**2))),
+                "median_error": float(np.median(np.abs(errors))),
+                "coverage": float(np.mean([o.covered for o in outcomes])),
+                "lost": float(np.mean([o.lost for o in outcomes])),
+                "num_runs": float(np.mean([o.num_runs for o in outcomes])),
+                "stopped": float(np.mean([o.stopped for o in outcomes])),
+            }
+    return found
+
+
+# ------------------------------------------------------------------------------------------- output
+
+
+def show(result: dict[str, Any]) -> str:
+    lines = [
+        f"{result['table']}: {result['runs']} runs, target {result['target_flops']:.2g} FLOPs, "
+        f"reference N* {result['reference_N']:.3g} with a 95 % half-width of {result['reference_half_width']:.3f} in log",
+        f"{'strategy':12}{'RMSE log N*':>13}{'bias':>8}{'coverage':>10}{'compute lost':>14}{'runs':>7}{'spent':>8}",
+    ]
+    for name, row in result["strategies"].items():
+        lines.append(
+            f"{name:12}{row['rmse_log_N']:13.3f}{row['bias_log_N']:8.3f}{row['coverage']:10.0%}{row['lost']:14.2%}"
+            f"{row['num_runs']:7.0f}{row['spent']:8.1%}"
+        )
+    return "\n".join(lines)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("table", type=Path, nargs="?")
+    parser.add_argument(
+        "--where", action="append", default=[], help="COLUMN=VALUE, may be given several times"
+    )
+    parser.add_argument("--target", type=float, help="FLOPs; ten times the largest run by default")
+    parser.add_argument("--starts", type=int, default=20)
+    parser.add_argument("--simulate", action="store_true")
+    parser.add_argument("--sweeps", type=int, default=40, help="with --simulate")
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    if options.simulate:
+        print(json.dumps(simulate(options.sweeps, Rule()), indent=1))
+        return 0
+    if options.table is None:
+        parser.error("give a table of runs, or --simulate")
+    table = read_table(options.table, options.where)
+    target = options.target or 10.0 * float(table.runs.flops.max())
+    result = compare(table, fitted_reference(table, target), target, options.starts, Rule())
+    print(json.dumps(result, indent=1) if options.json else show(result))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

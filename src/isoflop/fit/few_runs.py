@@ -1,0 +1,311 @@
+"""What a handful of runs says about a scaling law: draws from a posterior, under two forms at once.
+
+With ten or twenty runs the five parameters are not determined, an optimiser ends on its bounds, and a bootstrap
+of rows understates what is open. Here the two exponents lie on a grid with a weak prior; given them the law is
+linear in the rest, so those are integrated in closed form:
+
+    additive      L = E + A/N^alpha + B/D^beta                             (Hoffmann et al. 2022)
+    interacting   L = E + A/N^alpha + B/D^beta + G / (N^alpha D^beta)^(1/2)
+
+The second form stands for "the law is wrong in a smooth way": with G = 2 sqrt(A B) the reducible part is the
+square of a sum of powers, G < 0 is the other side, and 0 is the first form. Draws come from both forms, in
+proportion to how well each explains the runs, but never fewer than a floor from either.
+
+Noise is relative to the loss, with a prior on its size and Student weights against outliers. Left out: many
+runs (`isoflop.fit.parametric` is exact there, and certified), and which run to do next.
+
+Letters: N parameters, D tokens, C training FLOPs; n runs, B draws.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import numpy as np
+from scipy.special import log_ndtr
+
+Array = np.ndarray
+
+GRID = 25
+"""Nodes for each exponent."""
+ROUNDS = 3
+"""Times the grid is laid anew around the mass that the last one found."""
+T_DF = 4.0
+"""Degrees of freedom of the Student weights."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prior:
+    """What is believed before the first run.
+
+    The sixteen exponents of eight published fits of the additive form, language and multimodal models, run from
+    0.18 to 0.71 with a median of 0.34; the default log-normal holds all but one of them in its middle 95 %.
+    """
+
+    exponent: float = 0.35
+    """Median of alpha and of beta."""
+    exponent_sd: float = 0.35
+    """Standard deviation of their logarithms."""
+    noise: float = 0.005
+    """Typical standard deviation of one run's loss, relative."""
+    noise_df: float = 4.0
+    """How many runs that guess is worth."""
+    interaction: float = 0.1
+    """Standard deviation of the interaction term at the centre of the runs, in mean losses."""
+    form_floor: float = 0.15
+    """Smallest share of the draws that either form keeps; 0 trusts the runs alone, 0.5 trusts neither."""
+
+
+class Draws(NamedTuple):
+    """Laws drawn from the posterior, arrays [B]. G is 0 where the draw is of the additive form."""
+
+    E: Array
+    A: Array
+    B: Array
+    alpha: Array
+    beta: Array
+    G: Array
+    noise: Array
+    """Relative standard deviation of one run."""
+
+    def terms(self, N: Any, D: Any) -> tuple[Array, Array, Array]:
+        """The size, data and interaction terms; arguments broadcast against [B]."""
+        size = np.exp(np.log(self.A) - self.alpha * np.log(N))
+        data = np.exp(np.log(self.B) - self.beta * np.log(D))
+        cross = self.G * np.exp(-0.5 * (self.alpha * np.log(N) + self.beta * np.log(D)))
+        return size, data, cross
+
+    def loss(self, N: Any, D: Any) -> Array:
+        """Loss of N parameters on D tokens under each draw."""
+        return self.E + sum(self.terms(N, D))
+
+    def best_size(self, C: float, k: float = 6.0) -> Array:
+        """log N* at C FLOPs under each draw, [B]: where the loss along C = k N D stops falling."""
+        log_units = np.log(C / k)
+        low = np.full(len(self.E), np.log(1e2))
+        high = np.full(len(self.E), log_units)
+        for _ in range(45):
+            x = 0.5 * (low + high)
+            size, data, cross = self.terms(np.exp(x), np.exp(log_units - x))
+            rises = self.beta * data - self.alpha * size + 0.5 * (self.beta - self.alpha) * cross > 0
+            low, high = np.where(rises, low, x), np.where(rises, x, high)
+        return 0.5 * (low + high)
+
+
+class _Nodes(NamedTuple):
+    """One form on the grid of exponents: everything given the exponents, arrays [g] or [g, p], [g, p, p]."""
+
+    alpha: Array
+    beta: Array
+    coefficients: Array
+    covariance: Array
+    """Of the coefficients, per unit of noise variance."""
+    misfit: Array
+    """Weighted sum of squares, in relative loss, with the prior's own."""
+    log_weight: Array
+
+
+class Posterior(NamedTuple):
+    """Draws and what they were made from."""
+
+    draws: Draws
+    interacting: float
+    """Posterior probability of the interacting form, before the floor."""
+    noise: float
+    """Relative standard deviation of one run: posterior median."""
+    weights: Array
+    """Student weights of the runs, [n]: well below 1 marks an outlier."""
+
+
+def posterior(
+    N: Any,
+    D: Any,
+    loss: Any,
+    *,
+    trust: Any = None,
+    prior: Prior | None = None,
+    num_draws: int = 400,
+    seed: int = 0,
+) -> Posterior:
+    """Draw laws given a few runs.
+
+    Args:
+        N: parameters of each run, [n].
+        D: tokens of each run, [n].
+        loss: final loss of each run, [n], > 0.
+        trust: weight of each run, [n], in (0, 1]: the noise variance of a full run over that of this one. All
+            1 when left out.
+        prior: what is believed beforehand.
+        num_draws: B.
+        seed: of the draws.
+
+    Raises ValueError for fewer than three runs, or values that are not finite and positive.
+    """
+    prior = prior or Prior()
+    N, D, loss = (np.asarray(values, dtype=float).ravel() for values in (N, D, loss))
+    if len(loss) < 3:
+        raise ValueError(f"{len(loss)} runs say nothing about a law of five parameters; do at least three")
+    if not all(np.all(np.isfinite(values) & (values > 0)) for values in (N, D, loss)):
+        raise ValueError("N, D and loss must be finite and above zero; leave failed runs out")
+    trust = np.ones(len(loss)) if trust is None else np.asarray(trust, dtype=float)
+    problem = _weigh(_Problem.build(N, D, loss, prior, trust))
+    forms = [_refine(problem, interacting) for interacting in (False, True)]
+    evidence = np.array([_log_sum(nodes.log_weight) for nodes in forms])
+    # The grids differ in area once laid around their mass: `_refine` returns weights per unit area.
+    chance = float(1.0 / (1.0 + np.exp(np.clip(evidence[0] - evidence[1], -50, 50))))
+    share = float(np.clip(chance, prior.form_floor, 1.0 - prior.form_floor))
+    rng = np.random.default_rng(seed)
+    num_interacting = round(share * num_draws)
+    parts = [
+        _sample(problem, nodes, count, rng)
+        for nodes, count in zip(forms, (num_draws - num_interacting, num_interacting), strict=True)
+        if count
+    ]
+    draws = Draws(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
+    return Posterior(draws, chance, float(np.median(draws.noise)), problem.weights)
+
+
+# ------------------------------------------------------------------------------------------ pieces
+
+
+@dataclass(frozen=True)
+class _Problem:
+    """The runs, centred: u = log N - mean, v = log D - mean; relative residuals."""
+
+    u: Array
+    v: Array
+    center: tuple[float, float]
+    loss: Array
+    trust: Array
+    weights: Array
+    """Trust times the Student weight."""
+    prior: Prior
+
+    @classmethod
+    def build(cls, N: Array, D: Array, loss: Array, prior: Prior, trust: Array) -> _Problem:
+        center = (float(np.log(N).mean()), float(np.log(D).mean()))
+        return cls(np.log(N) - center[0], np.log(D) - center[1], center, loss, trust, trust, prior)
+
+    @property
+    def scale(self) -> float:
+        return float(self.loss.mean())
+
+
+def _solve(problem: _Problem, alpha: Array, beta: Array, interacting: bool) -> _Nodes:
+    """Integrate the coefficients at each node of exponents, [g]."""
+    prior, y, w = problem.prior, problem.loss, problem.weights
+    size = np.exp(-alpha[:, None] * problem.u)
+    data = np.exp(-beta[:, None] * problem.v)
+    columns = [np.ones_like(size), size, data]
+    sds = [2.0, 2.0, 2.0]
+    if interacting:
+        columns.append(np.sqrt(size * data))
+        sds.append(prior.interaction)
+    X = np.stack(columns, axis=2) / y[:, None]  # [g, n, p], relative to the loss
+    noise2 = prior.noise**2
+    ridge = noise2 / (np.array(sds) * problem.scale) ** 2
+    weighted = np.swapaxes(X * w[:, None], 1, 2)
+    H = weighted @ X + np.diag(ridge)
+    right = weighted.sum(axis=2)
+    covariance = np.linalg.inv(H)
+    coefficients = np.einsum("gpq,gq->gp", covariance, right)
+    misfit = np.maximum(w.sum() - np.einsum("gp,gp->g", coefficients, right), 0.0)
+    df = prior.noise_df + len(y)
+    left_over = prior.noise_df * noise2 + misfit
+    sd = np.sqrt(np.einsum("gpp->gp", covariance) * (left_over / df)[:, None])
+    positive = log_ndtr(coefficients[:, :3] / sd[:, :3]).sum(axis=1)  # E, A, B are not negative
+    log_prior = -0.5 * ((np.log(alpha) - np.log(prior.exponent)) / prior.exponent_sd) ** 2
+    log_prior = log_prior - 0.5 * ((np.log(beta) - np.log(prior.exponent)) / prior.exponent_sd) ** 2
+    log_weight = (
+        -0.5 * np.linalg.slogdet(H)[1]
+        + 0.5 * np.log(ridge).sum()
+        - 0.5 * df * np.log(left_over)
+        + positive
+        + log_prior
+    )
+    return _Nodes(alpha, beta, coefficients, covariance, misfit, log_weight)
+
+
+def _grid(low: Array, high: Array) -> tuple[Array, Array, float]:
+    """Nodes of log alpha and log beta in a box, and the log area of one cell."""
+    axes = [np.linspace(low[k], high[k], GRID) for k in range(2)]
+    log_alpha, log_beta = np.meshgrid(*axes, indexing="ij")
+    area = float(np.log(axes[0][1] - axes[0][0]) + np.log(axes[1][1] - axes[1][0]))
+    return np.exp(log_alpha.ravel()), np.exp(log_beta.ravel()), area
+
+
+def _refine(problem: _Problem, interacting: bool, rounds: int = ROUNDS) -> _Nodes:
+    """Lay the grid around the mass; the weights returned integrate over the box (log of weight x cell)."""
+    width = 3.0 * problem.prior.exponent_sd
+    center = np.full(2, np.log(problem.prior.exponent))
+    low, high = center - width, center + width
+    for turn in range(rounds):
+        alpha, beta, area = _grid(low, high)
+        nodes = _solve(problem, alpha, beta, interacting)
+        if turn == rounds - 1:
+            break
+        share = np.exp(nodes.log_weight - nodes.log_weight.max())
+        share /= share.sum()
+        points = np.stack([np.log(alpha), np.log(beta)])
+        mean = points @ share
+        cell = (high - low) / (GRID - 1)
+        sd = np.sqrt(np.maximum(((points - mean[:, None]) ** 2) @ share, 0.0)) + 0.5 * cell
+        low, high = np.maximum(mean - 4.5 * sd, low), np.minimum(mean + 4.5 * sd, high)
+    return nodes._replace(log_weight=nodes.log_weight + area)
+
+
+def _weigh(problem: _Problem) -> _Problem:
+    """Student weights at the additive form's posterior mean, iterated: a far run counts less."""
+    for _ in range(2):
+        nodes = _refine(problem, False, rounds=2)
+        share = np.exp(nodes.log_weight - nodes.log_weight.max())
+        best = int(np.argmax(share))
+        alpha, beta = nodes.alpha[best], nodes.beta[best]
+        X = np.stack([np.ones_like(problem.u), np.exp(-alpha * problem.u), np.exp(-beta * problem.v)], axis=1)
+        relative = 1.0 - (X @ nodes.coefficients[best]) / problem.loss
+        noise2 = _noise2(problem, nodes.misfit[best])
+        student = (T_DF + 1.0) / (T_DF + problem.trust * relative**2 / noise2)
+        problem = replace(problem, weights=problem.trust * np.minimum(student, 1.0))
+    return problem
+
+
+def _noise2(problem: _Problem, misfit: float) -> float:
+    prior = problem.prior
+    effective = max(float(problem.weights.sum()) - 5.0, 0.0)
+    return float((prior.noise_df * prior.noise**2 + misfit) / (prior.noise_df + effective))
+
+
+def _sample(problem: _Problem, nodes: _Nodes, count: int, rng: np.random.Generator) -> Draws:
+    share = np.exp(nodes.log_weight - nodes.log_weight.max())
+    at = rng.choice(len(share), size=count, p=share / share.sum())
+    prior = problem.prior
+    df = prior.noise_df + max(float(problem.weights.sum()) - 5.0, 0.0)
+    noise2 = (prior.noise_df * prior.noise**2 + nodes.misfit[at]) / rng.chisquare(df, count)
+    root = np.linalg.cholesky(nodes.covariance[at])
+    mean = nodes.coefficients[at]
+    theta = np.full_like(mean, np.nan)
+    wanted = np.arange(count)
+    for _ in range(30):  # the part of the posterior with E, A, B above zero
+        z = rng.standard_normal((len(wanted), mean.shape[1]))
+        tried = mean[wanted] + np.sqrt(noise2[wanted])[:, None] * np.einsum("gpq,gq->gp", root[wanted], z)
+        fine = (tried[:, :3] > 0).all(axis=1)
+        theta[wanted[fine]] = tried[fine]
+        wanted = wanted[~fine]
+        if not len(wanted):
+            break
+    theta[wanted] = np.maximum(mean[wanted], 1e-6 * problem.scale)
+    alpha, beta = nodes.alpha[at], nodes.beta[at]
+    log_A = np.log(theta[:, 1]) + alpha * problem.center[0]
+    log_B = np.log(theta[:, 2]) + beta * problem.center[1]
+    cross = np.zeros(count)
+    if theta.shape[1] == 4:
+        # Beyond -1.9 sqrt(A B) the reducible loss would turn negative somewhere.
+        g = np.maximum(theta[:, 3], -1.9 * np.sqrt(theta[:, 1] * theta[:, 2]))
+        cross = g * np.exp(0.5 * (alpha * problem.center[0] + beta * problem.center[1]))
+    return Draws(theta[:, 0], np.exp(log_A), np.exp(log_B), alpha, beta, cross, np.sqrt(noise2))
+
+
+def _log_sum(values: Array) -> float:
+    top = float(values.max())
+    return top + float(np.log(np.exp(values - top).sum()))
