@@ -28,8 +28,8 @@ def summary(name: str) -> str:
         spent = units.format_flops(verdict.cost.spent_flops)
         lines += [
             "",
-            f"Cost: {spent} ({verdict.cost.convention}), {units.format_seconds(verdict.cost.spent_seconds)} of one core; "
-            f"{verdict.provenance.machine}. Everything is in [results/{name}](results/{name}).",
+            f"Cost: {spent} ({verdict.cost.convention}), {units.format_seconds(verdict.cost.spent_seconds)} "
+            f"of one core; {verdict.provenance.machine}. Everything is in [results/{name}](results/{name}).",
         ]
     return "\n".join(lines) + "\n"
 

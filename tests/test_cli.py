@@ -55,7 +55,10 @@ def test_help_answers_at_once() -> None:
         (("judge", "{tmp}", "--json"), "holds no plan.json"),
         (("status", "{tmp}", "--json"), "holds no plan.json"),
         (("run", "flatness", "--resume", "--out", "{tmp}", "--json"), "nothing to resume"),
-        (("run", "flatness", "--plan", "{tmp}/plan.json", "--seeds", "2", "--json"), "--plan fixes budget and seeds"),
+        (
+            ("run", "flatness", "--plan", "{tmp}/plan.json", "--seeds", "2", "--json"),
+            "--plan fixes budget and seeds",
+        ),
         (("plan", "study", "flatness", "--budget", "0 FLOPs", "--json"), "0 FLOPs"),
         (("plan", "study", "flatness", "--budget", "soon", "--json"), "soon"),
     ],

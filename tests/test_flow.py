@@ -4,39 +4,24 @@ from __future__ import annotations
 
 import json
 import os
-import random
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from isoflop.store import Store
+from tests.tiny_world import STUDY, make_world, verdict_without_times
 
-STUDY = Path(__file__).with_name("tiny_study.py")
 pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """Environment with a small corpus of many files and a cache of its own."""
-    root = tmp_path_factory.mktemp("world")
-    words = [f"{a}{b}" for a in ("al", "be", "ga", "de", "ep") for b in ("pha", "ta", "mma", "lta", "silon")]
-    dice = random.Random(0)
-    for number in range(60):
-        text = " ".join(dice.choice(words[: 3 + number % 20]) for _ in range(400))
-        path = root / "corpus" / f"{number}.txt"
-        path.parent.mkdir(exist_ok=True)
-        path.write_text(text)
-    return {
-        **os.environ,
-        "TINY_CORPUS": str(root / "corpus"),
-        "ISOFLOP_CACHE": str(root / "cache"),
-        "PYTHONPATH": str(STUDY.parent.parent),
-    }
+    return make_world(tmp_path_factory.mktemp("world"))
 
 
 def isoflop(world: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -62,15 +47,6 @@ def undisturbed(world: dict[str, str], plan: Path, tmp_path_factory: pytest.Temp
     done = isoflop(world, "run", str(STUDY), "--plan", str(plan), "--out", str(out), "--json")
     assert done.returncode == 0, done.stderr
     return out
-
-
-def verdict_without_times(out: Path) -> dict[str, Any]:
-    """verdict.json without what may differ between two runs of one plan: times, waste, the date."""
-    verdict = json.loads((out / "verdict.json").read_text())
-    verdict.pop("provenance")
-    for field in ("spent_flops", "wasted_flops", "spent_seconds", "wasted_seconds"):
-        verdict["cost"].pop(field)
-    return verdict
 
 
 def test_every_arrow_can_be_opened(undisturbed: Path) -> None:
@@ -108,7 +84,16 @@ def test_finished_runs_are_reused_when_asked(
     world: dict[str, str], plan: Path, undisturbed: Path, tmp_path: Path
 ) -> None:
     done = isoflop(
-        world, "run", str(STUDY), "--plan", str(plan), "--out", str(tmp_path), "--reuse", str(undisturbed), "--json"
+        world,
+        "run",
+        str(STUDY),
+        "--plan",
+        str(plan),
+        "--out",
+        str(tmp_path),
+        "--reuse",
+        str(undisturbed),
+        "--json",
     )
     assert json.loads(done.stdout)["runs_trained"] == 0
     assert Store(tmp_path).run_folders()[0].read_record().reused_from == str(undisturbed)
@@ -119,7 +104,17 @@ def test_killed_half_way_and_resumed_gives_the_same_verdict(
 ) -> None:
     """kill -9 on the whole process group once a third of the runs are done."""
     store = Store(tmp_path / "killed")
-    command = [sys.executable, "-m", "isoflop", "run", str(STUDY), "--plan", str(plan), "--out", str(store.root)]
+    command = [
+        sys.executable,
+        "-m",
+        "isoflop",
+        "run",
+        str(STUDY),
+        "--plan",
+        str(plan),
+        "--out",
+        str(store.root),
+    ]
     process = subprocess.Popen(command, env=world, start_new_session=True, stderr=subprocess.DEVNULL)
     enough = len(Store(undisturbed).run_folders()) // 3
     deadline = time.monotonic() + 120
@@ -128,7 +123,9 @@ def test_killed_half_way_and_resumed_gives_the_same_verdict(
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     assert not store.verdict_path.exists(), "the sweep was over before the kill; make it longer"
-    done = isoflop(world, "run", str(STUDY), "--plan", str(plan), "--out", str(store.root), "--resume", "--json")
+    done = isoflop(
+        world, "run", str(STUDY), "--plan", str(plan), "--out", str(store.root), "--resume", "--json"
+    )
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["runs_trained"] > 0
     assert verdict_without_times(store.root) == verdict_without_times(undisturbed)
@@ -138,7 +135,17 @@ def test_ctrl_c_says_how_to_go_on_and_loses_nothing(
     world: dict[str, str], plan: Path, undisturbed: Path, tmp_path: Path
 ) -> None:
     store = Store(tmp_path / "interrupted")
-    command = [sys.executable, "-m", "isoflop", "run", str(STUDY), "--plan", str(plan), "--out", str(store.root)]
+    command = [
+        sys.executable,
+        "-m",
+        "isoflop",
+        "run",
+        str(STUDY),
+        "--plan",
+        str(plan),
+        "--out",
+        str(store.root),
+    ]
     process = subprocess.Popen(command, env=world, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 120
     while not any(folder.finished for folder in store.run_folders()) and time.monotonic() < deadline:
@@ -151,7 +158,9 @@ def test_ctrl_c_says_how_to_go_on_and_loses_nothing(
     assert verdict_without_times(store.root) == verdict_without_times(undisturbed)
 
 
-def test_a_damaged_run_folder_is_named_and_the_rest_stays(world: dict[str, str], plan: Path, undisturbed: Path) -> None:
+def test_a_damaged_run_folder_is_named_and_the_rest_stays(
+    world: dict[str, str], plan: Path, undisturbed: Path
+) -> None:
     store = Store(undisturbed)
     victim = next(folder for folder in store.run_folders() if folder.read_spec().evaluate is not None)
     whole = victim.measurements_path.read_bytes()

@@ -16,7 +16,14 @@ from isoflop.studies.study import CorpusRequest, Study
 
 def net(dim: int) -> NetSpec:
     return NetSpec(
-        vocab_size=256, context=16, dim=dim, num_layers=1, num_heads=1, num_kv_heads=1, head_dim=dim, ffn_dim=2 * dim
+        vocab_size=256,
+        context=16,
+        dim=dim,
+        num_layers=1,
+        num_heads=1,
+        num_kv_heads=1,
+        head_dim=dim,
+        ffn_dim=2 * dim,
     )
 
 
@@ -30,7 +37,9 @@ def recipe() -> SweepRecipe:
         peak_lr=lambda spec: 0.02,
         lr_rule="constant",
         expected_optimum=lambda budget: 3_000 * (budget / 3e7) ** 0.5,
-        expected_loss=lambda budget, size: Estimate(value=4.0, unit="nats/token", reason="no interval: a guess"),
+        expected_loss=lambda budget, size: Estimate(
+            value=4.0, unit="nats/token", reason="no interval: a guess"
+        ),
         objective=function_ref("isoflop.train.objectives:next_token"),
         score=function_ref("isoflop.measure.heldout:score"),
         reach_below=4.0,
@@ -44,7 +53,9 @@ def recipe() -> SweepRecipe:
 
 def plan(request: PlanRequest) -> Plan:
     rule = DecisionRule(text=RULE.text, parameters=RULE.parameters, statements=RULE.statements)
-    return plan_isoflop_sweep(request, recipe(), study="tiny", claims=(), question="Does the loop close?", rule=rule)
+    return plan_isoflop_sweep(
+        request, recipe(), study="tiny", claims=(), question="Does the loop close?", rule=rule
+    )
 
 
 def judge(evidence: Evidence) -> Verdict:
