@@ -8,6 +8,7 @@ is trained (`isoflop.train`) and what is concluded (`isoflop.judge`).
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -320,12 +321,33 @@ def plan_isoflop_sweep(
             return _plan(request, recipe, design, runs, study, claims, question, rule)
         smallest = needs
     if smallest is None:
-        raise PlanError(
-            f"the corpus is too small: {units.format_tokens(request.corpus.train_tokens)} would be repeated more than "
-            f"{recipe.max_epochs:g} times in every sweep of {study}; use a larger one"
-        )
+        raise PlanError(_corpus_too_small(recipe, request.corpus, study))
     raise PlanError(
         f"a budget of {request.budget.text!r} is too small for {study}: the smallest that works is {smallest}"
+    )
+
+
+def _corpus_too_small(recipe: SweepRecipe, corpus: CorpusRecord, study: str) -> str:
+    """How many passes over the corpus the smallest sweep would mean, and the limit that forbids it."""
+    unlimited = dataclasses.replace(recipe, max_epochs=math.inf)
+    smallest = _design(unlimited, recipe.ladders[-1], 1, 1, corpus)
+    tokens = corpus.train_tokens
+    if smallest is None:
+        return f"{study} has no sweep of two budgets with {recipe.min_sizes} sizes each; this is a fault of its recipe"
+    epochs = _most_tokens(recipe, smallest) / tokens
+    return (
+        f"the corpus is too small: its {units.format_tokens(tokens)} would be gone through {epochs:.1f} times in the "
+        f"smallest sweep of {study}, and the limit is {recipe.max_epochs:g} (beyond it repeated text is worth clearly "
+        "less, Muennighoff et al. 2023); use a larger corpus"
+    )
+
+
+def _most_tokens(recipe: SweepRecipe, design: Design) -> int:
+    """Tokens of the longest run of a design."""
+    return max(
+        recipe.num_steps(net, budget) * recipe.batch_seqs * net.context
+        for budget, nets in design.rungs
+        for net in nets
     )
 
 
@@ -381,11 +403,7 @@ def _plan(
 
 
 def _assumptions(recipe: SweepRecipe, design: Design, corpus: CorpusRecord) -> tuple[str, ...]:
-    most = max(
-        recipe.num_steps(net, budget) * recipe.batch_seqs * net.context
-        for budget, nets in design.rungs
-        for net in nets
-    )
+    most = _most_tokens(recipe, design)
     first = design.rungs[0][1][0]
     return (
         f"Learning rate by a rule, not by a search per size: {recipe.lr_rule}.",
