@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import warnings
 from pathlib import Path
 
@@ -113,6 +114,23 @@ def test_quota(tmp_path: Path) -> None:
     quota.require(size)
     with pytest.raises(StoreError, match="does not fit the disk quota"):
         quota.require(3 * size + 2000)
+
+
+def test_states_that_vanish_while_they_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other workers clear their old states at any moment."""
+    for step in (1, 2, 3):
+        checkpoint.save(tmp_path, state_of(step))
+    scandir = os.scandir
+
+    def vanish(path: str) -> object:
+        for name in ("step-00000001", "step-00000002"):
+            if str(path).endswith(name) and Path(path).exists():
+                states.drop(tmp_path, int(name[-1]))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", vanish)
+    size = checkpoint.size_of(state_of(1).model, state_of(1).optimizer)
+    assert size < Quota(num_bytes=10**9, root=tmp_path).used() < size + 1000
 
 
 def test_there_is_no_pickle_in_it(tmp_path: Path) -> None:

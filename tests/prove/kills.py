@@ -58,9 +58,7 @@ def run(num_kills: int = 50, seed: int = 0) -> dict[str, Any]:
         root = Path(folder)
         environment = {**os.environ, "ISOFLOP_CACHE": str(root / "cache")}
         specs = _write_specs(root)
-        started = time.monotonic()
-        _finish(root, "undisturbed", environment)
-        seconds = time.monotonic() - started
+        seconds = _finish(root, "undisturbed", environment)
         expected = _outcome(root / "undisturbed", specs)
         kills: list[dict[str, Any]] = []
         differences: list[str] = []
@@ -104,7 +102,8 @@ def _disturb(
     kills: list[dict[str, Any]] = []
     for _ in range(min(at_most, dice.randint(3, 6))):
         main = _start(root, out, environment)
-        time.sleep(1.0 + dice.random() * seconds)
+        _wait_for_work(root / out, main)
+        time.sleep(dice.random() * seconds)
         victim = dice.choice(("main", "worker"))
         workers = _workers_of(main.pid)
         if main.poll() is not None:
@@ -131,6 +130,12 @@ def _disturb(
     return kills[:at_most]
 
 
+def _wait_for_work(root: Path, main: subprocess.Popen[bytes]) -> None:
+    """Until a worker has begun an attempt: loading takes most of a short fleet's time."""
+    while main.poll() is None and not any(root.glob("runs/*/attempt.json")):
+        time.sleep(0.01)
+
+
 def _kill(pid: int) -> None:
     try:
         os.kill(pid, signal.SIGKILL)
@@ -153,11 +158,14 @@ def _start(root: Path, out: str, environment: dict[str, str]) -> subprocess.Pope
     )
 
 
-def _finish(root: Path, out: str, environment: dict[str, str]) -> None:
-    """Call the fleet until it is done."""
+def _finish(root: Path, out: str, environment: dict[str, str]) -> float:
+    """Let the fleet work to its end. Returns the seconds that this took from its first attempt on."""
     main = _start(root, out, environment)
+    _wait_for_work(root / out, main)
+    started = time.monotonic()
     if main.wait() != 0:
         raise RuntimeError(f"the fleet in {out} ended with code {main.returncode}")
+    return time.monotonic() - started
 
 
 def _outcome(root: Path, specs: list[Any]) -> dict[str, Any]:

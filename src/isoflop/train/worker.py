@@ -23,7 +23,7 @@ import torch
 
 from isoflop.data import Corpus, DataError, open_corpus
 from isoflop.dist.checkpoint import Quota
-from isoflop.provenance import current
+from isoflop.provenance import current, now
 from isoflop.records import DataSource, Provenance, RunSpec, decode
 from isoflop.refs import RefError
 from isoflop.store import RunFolder, StoreError
@@ -121,7 +121,7 @@ def serve(
             "parent_folder": parent,
             "on_progress": _Reporter(reports),
             "should_stop": orders.stopped,
-            "provenance": msgspec.structs.replace(provenance, started=current().started),
+            "provenance": msgspec.structs.replace(provenance, started=now()),
         }
         if spec.command is not None:
             record = run_command(spec, folder, **common)  # type: ignore[arg-type]
