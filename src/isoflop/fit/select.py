@@ -570,7 +570,13 @@ class MorePoints:
 
 
 def points_needed(
-    selection: Selection, answer: Answer, *, most: int = 200, reach: float = 100.0, seed: int = 0
+    selection: Selection,
+    answer: Answer,
+    *,
+    most: int = 200,
+    reach: float = 100.0,
+    limits: tuple[float, float] | None = None,
+    seed: int = 0,
 ) -> MorePoints | None:
     """The fewest further points that would decide between the best families of either side.
 
@@ -579,6 +585,8 @@ def points_needed(
         answer: an undecided one.
         most: give up above so many points.
         reach: how many times beyond the largest (and a tenth of it below the smallest) x may be tried.
+        limits: values that y can take; a place where either curve leaves them is no test of it. One range of
+            the data beyond their ends when missing.
         seed: of the check by simulation.
 
     Returns:
@@ -588,6 +596,9 @@ def points_needed(
         return None
     pair = (answer.yes, answer.no)
     designs = _candidate_designs(selection.points, most, reach)
+    designs = [design for design in designs if _possible(selection.points, pair, design[0], limits)]
+    if not designs:
+        return None
     strengths = [_separation(selection, pair[i], pair[1 - i], designs) for i in (0, 1)]
     # Where one curve holds the other as a special case, only the larger one can be shown to be needed.
     truths = tuple(i for i in (0, 1) if strengths[i].max() > 1e-6)
@@ -628,6 +639,17 @@ def _candidate_designs(points: Points, most: int, reach: float) -> list[tuple[Ar
         designs += [(np.array([x]), k, False) for x in outside]
         designs += [(span, k, i == 0) for i, span in enumerate(spans) if k >= len(span)]
     return designs
+
+
+def _possible(
+    points: Points, pair: tuple[FamilyScore, FamilyScore], places: Array, limits: tuple[float, float] | None
+) -> bool:
+    """Whether both curves stay within what y can be at these places."""
+    span = float(np.ptp(points.y))
+    lo, hi = limits or (float(points.y.min()) - span, float(points.y.max()) + span)
+    with np.errstate(over="ignore", invalid="ignore"):
+        y = np.stack([score.fits.predict(places)[0] for score in pair])
+    return bool(np.all((y >= lo) & (y <= hi)))
 
 
 def _separation(

@@ -98,7 +98,7 @@ def curve_answer(
         "overdispersion": selection.overdispersion,
         "families": [_family_row(score, design) for score in selection.scores],
         "refused": [{"family": r.what, "reason": r.reason} for r in selection.refused],
-        **_questions(selection, design, seed),
+        **_questions(selection, design, (0.0, 1.0) if kind == "accuracy" else None, seed),
         "confusion": {
             "families": list(design.families),
             "shares": design.confusion.tolist(),
@@ -230,7 +230,9 @@ def _family_row(score: select.FamilyScore, design: select.Design) -> dict[str, A
     }
 
 
-def _questions(selection: select.Selection, design: select.Design, seed: int) -> dict[str, Any]:
+def _questions(
+    selection: select.Selection, design: select.Design, limits: tuple[float, float] | None, seed: int
+) -> dict[str, Any]:
     decided: list[dict[str, Any]] = []
     open_ones: list[dict[str, Any]] = []
     needed: list[dict[str, Any]] = []
@@ -253,7 +255,7 @@ def _questions(selection: select.Selection, design: select.Design, seed: int) ->
             open_ones.append(
                 {**row, "answer": None, "yes": None, "leaning": answer.says, "because": _because(answer)}
             )
-            needed.append(_needed(selection, answer, seed))
+            needed.append(_needed(selection, answer, limits, seed))
     return {"decided": decided, "cannot_decide": open_ones, "points_needed": needed}
 
 
@@ -269,7 +271,9 @@ def _because(answer: select.Answer) -> str:
     )
 
 
-def _needed(selection: select.Selection, answer: select.Answer, seed: int) -> dict[str, Any]:
+def _needed(
+    selection: select.Selection, answer: select.Answer, limits: tuple[float, float] | None, seed: int
+) -> dict[str, Any]:
     row: dict[str, Any] = {"name": answer.question.name, "question": answer.question.text}
     if answer.yes is None or answer.no is None:
         missing = "yes" if answer.yes is None else "no"
@@ -278,14 +282,14 @@ def _needed(selection: select.Selection, answer: select.Answer, seed: int) -> di
             "num": None,
             "reason": f"no family tried says {missing} here, so there is nothing to separate",
         }
-    more = select.points_needed(selection, answer, seed=seed)
+    more = select.points_needed(selection, answer, limits=limits, seed=seed)
     if more is None:
         return {
             **row,
             "num": None,
             "families": [answer.yes.name, answer.no.name],
-            "reason": "as fitted the two curves differ too little: 200 more points of this noise, up to a "
-            "hundred times beyond the largest x, would not separate them",
+            "reason": "as fitted the two curves differ too little where y stays possible: 200 more points of this "
+            "noise, up to a hundred times beyond the largest x, would not separate them",
         }
     return {
         **row,
