@@ -11,13 +11,14 @@ import torch
 
 from isoflop.dist import parallel, sharded_checkpoint
 from isoflop.dist.parallel import Wrapping
+from isoflop.dist.weights import open_weights, save_weights
 from isoflop.records import MeshSpec
 from tests.dist import runs
 from tests.dist.runs import NET, Run
 
 TIED = msgspec.structs.replace(NET, tied_head=True)
 FULL = Wrapping(compile=True, recompute="full")
-STEPS = 50
+STEPS, SHORT = 50, 12
 SAVED, RESUMED_TO = 10, 30
 """Checkpoints are written after SAVED updates; runs go on from them to RESUMED_TO."""
 
@@ -70,7 +71,7 @@ def resume(text: str, wrapping: Wrapping, root: Path) -> Run:
 
 def score(text: str) -> dict[str, torch.Tensor]:
     """Loss and logits of untrained weights without gradients, on a batch that all ranks share."""
-    world, spread, _ = runs.build(MeshSpec.parse(text), Wrapping())
+    _, spread, _ = runs.build(MeshSpec.parse(text), Wrapping())
     tokens = runs.tokens_of(0)
     with torch.inference_mode():
         found = {
@@ -81,15 +82,31 @@ def score(text: str) -> dict[str, torch.Tensor]:
     return found
 
 
+def through_files(texts: tuple[str, ...], folder: Path) -> dict[str, dict[str, torch.Tensor]]:
+    """Weights of seed 0 written from 1x2x2 in several files, and read onto each mesh: whole parameters."""
+    world, spread, _ = runs.build(MeshSpec.parse("1x2x2"), Wrapping())
+    save_weights(spread.net, NET, folder, world, shard_bytes=20_000)
+    spread.close()
+    found = {}
+    for text in texts:
+        _, spread, _ = runs.build(MeshSpec.parse(text), Wrapping(), seed=9)
+        open_weights(folder).load_into(spread.net)
+        found[f"{text} weights"] = {
+            name: runs.whole(p.detach()).clone() for name, p in spread.net.named_parameters()
+        }
+        spread.close()
+    return found
+
+
 def two_ranks(root: Path) -> Seen:
     seen = Seen()
     for text in ("2x1x1", "1x2x1", "1x1x2"):
-        seen.runs[text] = train(text, Wrapping(), STEPS)
+        seen.runs[text] = train(text, Wrapping(), SHORT)
         seen.runs[f"{text} tied"] = train(text, Wrapping(), 5, TIED)
         seen.runs[f"{text} accumulate"] = train(text, Wrapping(), 5, accumulate=2)
         seen.runs[f"{text} resumed"] = resume(text, Wrapping(), root)
         seen.values[f"{text} score"] = score(text)
-    seen.runs["1x1x2 compiled"] = train("1x1x2", FULL, STEPS)
+    seen.runs["1x1x2 compiled"] = train("1x1x2", FULL, SHORT)
     for text in ("2x1x1", "1x2x1", "1x1x2"):
         seen.runs[f"{text} bf16"] = train(text, Wrapping(precision="bf16"), 10)
     return seen
@@ -100,10 +117,11 @@ def four_ranks(root: Path) -> Seen:
     seen.runs["1x2x2 saved"] = save_on_the_way("1x2x2", Wrapping(), root)
     seen.runs["1x2x2 resumed"] = resume("1x2x2", Wrapping(), root)
     seen.runs["1x2x2 beside"] = resume("1x2x2", Wrapping(), root / "beside")
+    seen.values |= through_files(("1x4x1", "2x1x2", "4x1x1", "1x1x4"), root / "weights")
     seen.runs["1x4x1"] = train("1x4x1", Wrapping(recompute="full"), STEPS)
-    seen.runs["2x2x1"] = train("2x2x1", Wrapping(reshard=False), STEPS)
-    seen.runs["2x1x2"] = train("2x1x2", Wrapping(), STEPS)
-    seen.runs["1x1x4"] = train("1x1x4", Wrapping(), STEPS)
+    seen.runs["2x2x1"] = train("2x2x1", Wrapping(reshard=False), SHORT)
+    seen.runs["2x1x2"] = train("2x1x2", Wrapping(), SHORT)
+    seen.runs["1x1x4"] = train("1x1x4", Wrapping(), SHORT)
     return seen
 
 

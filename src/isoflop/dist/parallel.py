@@ -146,8 +146,7 @@ def _split_tensors(net: nn.Module, plan: ShardingPlan, mesh: DeviceMesh) -> None
     _split(net.get_submodule(plan.final_norm), mesh, Replicate(), takes=positions, gives=whole, local=False)
     if plan.head is not None:
         _split(net.get_submodule(plan.head), mesh, Shard(0), takes=whole, gives=features, local=False)
-    net.register_forward_hook(lambda module, args, logits: _whole(logits))
-    for name in plan.losses:
+    for name in ("forward", *plan.losses):
         setattr(net, name, _returning_whole(getattr(net, name)))
 
 
@@ -166,13 +165,13 @@ def _split(
         for key, parameter in list(part.named_parameters(recurse=False)):
             part.register_parameter(key, nn.Parameter(_local_part(parameter, mesh, weight)))
 
-    def enter(module: nn.Module, args: tuple[Any, ...], mesh: DeviceMesh) -> tuple[Any, ...]:
+    def enter(module: nn.Module, args: Any, mesh: DeviceMesh) -> Any:
         first = args[0]
         if not isinstance(first, DTensor):
             first = DTensor.from_local(first, mesh, (takes,), run_check=False)
         return (first, *args[1:])
 
-    def leave(module: nn.Module, output: DTensor, mesh: DeviceMesh) -> Tensor:
+    def leave(module: nn.Module, output: Any, mesh: DeviceMesh) -> Any:
         output = output.redistribute(mesh, (gives,))
         return output.to_local() if local else output
 
@@ -202,8 +201,17 @@ def _whole(value: Tensor) -> Tensor:
 
 
 def _returning_whole(method: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """The method with a result that is a plain tensor, also where it is called in inference mode.
+
+    There, compound operations reach sharded tensors undivided, and a loss over split logits is not known to
+    them; without gradients it is.
+    """
+
     def call(*args: Any, **kwargs: Any) -> Tensor:
-        return _whole(method(*args, **kwargs))
+        if not torch.is_inference_mode_enabled():
+            return _whole(method(*args, **kwargs))
+        with torch.inference_mode(False), torch.no_grad():
+            return _whole(method(*args, **kwargs))
 
     return call
 
@@ -224,7 +232,7 @@ def _wrap_body(block: nn.Module, wrapping: Wrapping) -> None:
         # Blocks draw no random numbers, so their generators need not be saved and set back.
         body = partial(checkpoint, body, use_reentrant=False, preserve_rng_state=False)
     if body != block.forward:
-        block.forward = body  # type: ignore[method-assign]
+        block.forward = body
 
 
 # ----------------------------------------------------------------------------------------- sharded

@@ -279,7 +279,7 @@ def _copy(tensor: Tensor) -> Tensor:
     if not isinstance(tensor, DTensor):
         return tensor.detach().to("cpu", copy=True)
     return DTensor.from_local(
-        tensor.detach().to_local().to("cpu", copy=True),
+        tensor.to_local().detach().to("cpu", copy=True),
         tensor.device_mesh,
         tensor.placements,
         run_check=False,
@@ -307,7 +307,7 @@ def _gathered(value: Any, group: dist.ProcessGroup | None, world: World | None =
     return values
 
 
-def _reason(error: Exception) -> str:
+def _reason(error: BaseException) -> str:
     """The first failure, in a sentence."""
     if isinstance(error, dcp.CheckpointException) and error.failures:
         rank, (first, _) = next(iter(error.failures.items()))

@@ -47,14 +47,17 @@ def build_rotary(
     than the original context over `low_freq_factor` are stretched by `factor`, those shorter than the
     original context over `high_freq_factor` are kept, and between the two it is interpolated.
     """
-    frequencies = theta ** (-torch.arange(0, head_dim, 2, dtype=torch.float64) / head_dim)
+    # Everything in fp32, operation by operation as the published weights were trained and as transformers
+    # computes it: one rounding of a frequency is 5e-4 of an angle at position 8192.
+    frequencies = 1.0 / theta ** (torch.arange(0, head_dim, 2, dtype=torch.float32) / head_dim)
     if scaling is not None:
-        turns = scaling.original_context * frequencies / (2 * math.pi)
+        turns = scaling.original_context / (2 * math.pi / frequencies)
         low, high = scaling.low_freq_factor, scaling.high_freq_factor
-        keep = ((turns - low) / (high - low)).clamp(0.0, 1.0)
-        frequencies = (1 - keep) * frequencies / scaling.factor + keep * frequencies
-    # fp32 as the published weights were trained: angles are products of fp32 numbers.
-    angles_TE = torch.outer(torch.arange(length, dtype=torch.float32), frequencies.float()).repeat(1, 2)
+        share = (turns - low) / (high - low)
+        between = (1 - share) * frequencies / scaling.factor + share * frequencies
+        kept_or_between = torch.where(turns > high, frequencies, between)
+        frequencies = torch.where(turns < low, frequencies / scaling.factor, kept_or_between)
+    angles_TE = torch.outer(torch.arange(length, dtype=torch.float32), frequencies).repeat(1, 2)
     cos_TE, sin_TE = angles_TE.cos().to(device), angles_TE.sin().to(device)
     return Rotary(cos_TE, sin_TE, cos_TE.mT.contiguous(), sin_TE.mT.contiguous())
 
