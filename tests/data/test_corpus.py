@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from isoflop.data import Corpus, DataError, check_epochs, epochs_of, open_corpus, prepare
-from isoflop.data.corpus import _cut_at_line, _pieces
+from isoflop.data.corpus import cut_at_line, pieces_of
 from isoflop.records import CorpusRecord, decode, encode
 
 SENTENCE = "the quick brown fox jumps over a lazy dog while naïve 漢字 and \t spaces  meet\n"
@@ -209,11 +209,11 @@ def test_one_long_file_is_split_at_its_tail(tmp_path):
 def test_pieces_of_a_long_document_are_whole_characters(monkeypatch):
     monkeypatch.setattr("isoflop.data.corpus.ENCODE_PIECE_BYTES", 10)
     for text in ("漢字" * 50, "no line end at all " * 9, "a\nb\n" * 30, "short"):
-        pieces = list(_pieces(text.encode()))
+        pieces = list(pieces_of(text.encode()))
         assert b"".join(pieces) == text.encode()
         assert all(piece.decode() for piece in pieces)
         assert max(map(len, pieces)) <= 10
-    assert _cut_at_line(b"0123456789\nab", 12) == 11
+    assert cut_at_line(b"0123456789\nab", 12) == 11
 
 
 def test_skips_are_in_the_record(texts, tmp_path):

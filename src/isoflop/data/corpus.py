@@ -40,6 +40,7 @@ from isoflop.data.documents import (
     find_source,
     read_documents,
 )
+from isoflop.data.shards import TokenShards, is_shard_folder, open_shards, token_dtype
 from isoflop.data.tokenizer import Tokenizer
 from isoflop.records import CorpusRecord, DataSource, encode, read, sha256_json
 from isoflop.store import write_atomic
@@ -69,9 +70,9 @@ class Corpus:
     """Token ids of one corpus, memory-mapped."""
 
     record: CorpusRecord
-    train: npt.NDArray[Any]
-    """[train_tokens] uint16, or uint32 for a vocabulary over 65,536."""
-    val: npt.NDArray[Any]
+    train: npt.NDArray[Any] | TokenShards
+    """[train_tokens] uint16, or uint32 for a vocabulary over 65,536; `read_windows` reads either form."""
+    val: npt.NDArray[Any] | TokenShards
     """[val_tokens], as train."""
     token_bytes: npt.NDArray[np.int32]
     """[vocab_size] bytes of text that each id stands for; 0 for special tokens."""
@@ -116,7 +117,8 @@ def prepare(
     """Read, split, tokenize and cache a corpus; the second time only open it.
 
     Args:
-        source: "stdlib", or a folder or file of text, .jsonl or .parquet (plain, .gz, .zst).
+        source: "stdlib", or a folder or file of text, .jsonl or .parquet (plain, .gz, .zst). A folder of
+            token shards (`isoflop.data.tokenize`) is opened where it is, whatever `tokenizer` says.
         tokenizer: "bytes", "bpe-N" (trained on the train part) or the path of a tokenizer.json.
         text_field: field of a row that holds its text; found by its usual names when left out.
         cache_dir: instead of `default_cache_dir()`.
@@ -126,6 +128,8 @@ def prepare(
         DataError: nothing to read, nothing left after the skips, a cache that cannot be written.
         ValueError: no such tokenizer.
     """
+    if is_shard_folder(source):
+        return open_shard_corpus(source)
     tokenizers.check_name(tokenizer)
     found = find_source(source, text_field)
     cache = cache_dir or default_cache_dir()
@@ -145,6 +149,19 @@ def prepare(
         raise DataError(
             f"cannot write the cache at {cache}: {error.strerror or error}; free some space or set ISOFLOP_CACHE"
         ) from error
+
+
+def open_shard_corpus(folder: str | Path, *, skip_damaged: bool = False) -> Corpus:
+    """A folder of token shards as a corpus. Arguments and errors as for `isoflop.data.shards.open_shards`."""
+    opened = open_shards(folder, skip_damaged=skip_damaged)
+    record = opened.index.corpus_record(str(folder))
+    return Corpus(
+        record=msgspec.structs.replace(record, skipped=(*opened.left_out, *record.skipped)),
+        train=opened.train,
+        val=opened.val,
+        token_bytes=opened.token_bytes,
+        folder=Path(folder),
+    )
 
 
 def open_corpus(
@@ -232,14 +249,10 @@ def _open(folder: Path, given: str, tokenizer: str | None) -> Corpus | None:
 
 
 def _map(path: Path, vocab_size: int, num_tokens: int) -> npt.NDArray[Any]:
-    dtype = _token_dtype(vocab_size)
+    dtype = token_dtype(vocab_size)
     if path.stat().st_size != num_tokens * dtype.itemsize:
         raise ValueError(f"{path} does not hold {num_tokens} tokens")
     return np.memmap(path, dtype=dtype, mode="r") if num_tokens else np.zeros(0, dtype)
-
-
-def _token_dtype(vocab_size: int) -> np.dtype[Any]:
-    return np.dtype("<u2") if vocab_size <= 1 << 16 else np.dtype("<u4")
 
 
 @contextlib.contextmanager
@@ -316,13 +329,13 @@ def _parts(document: Document, rule: SplitRule) -> list[tuple[Side, bytes]]:
     """The document's text on each side of the split."""
     if rule != "tail":
         return [(document.side, document.data)]
-    cut = _cut_at_line(document.data, len(document.data) - len(document.data) // HELD_OUT_ONE_IN)
+    cut = cut_at_line(document.data, len(document.data) - len(document.data) // HELD_OUT_ONE_IN)
     parts: list[tuple[Side, bytes]] = [("train", document.data[:cut]), ("val", document.data[cut:])]
     return [(side, data) for side, data in parts if data]
 
 
-def _cut_at_line(data: bytes, at: int) -> int:
-    """The end of the last line before `at`; without one near, the start of a character."""
+def cut_at_line(data: bytes, at: int) -> int:
+    """Where to cut a long text near `at`: the end of a line before it, else the start of a character."""
     line_end = data.rfind(b"\n", at - at // 5, at) + 1
     if line_end:
         return line_end
@@ -331,9 +344,10 @@ def _cut_at_line(data: bytes, at: int) -> int:
     return at
 
 
-def _pieces(data: bytes) -> Iterator[bytes]:
+def pieces_of(data: bytes) -> Iterator[bytes]:
+    """A long text in pieces that are encoded one by one."""
     while len(data) > ENCODE_PIECE_BYTES:
-        cut = _cut_at_line(data, ENCODE_PIECE_BYTES)
+        cut = cut_at_line(data, ENCODE_PIECE_BYTES)
         yield data[:cut]
         data = data[cut:]
     yield data
@@ -359,7 +373,7 @@ def _get_tokenizer(
             if document.where in chosen
             for side, data in _parts(document, rule)
             if side == "train"
-            for piece in _pieces(data)
+            for piece in pieces_of(data)
         ),
     )
 
@@ -389,7 +403,7 @@ def _write_tokens(
                 if is_last and tokenizer.end_token is not None:
                     ids = np.append(ids, tokenizer.end_token)
                 counts.tokens[side] += len(ids)
-                files[side].write(ids.astype(_token_dtype(tokenizer.vocab_size)).tobytes())
+                files[side].write(ids.astype(token_dtype(tokenizer.vocab_size)).tobytes())
         for file in files.values():
             file.flush()
             os.fsync(file.fileno())
@@ -410,7 +424,7 @@ def _batches(
         for side, data in _parts(document, rule):
             counts.documents[side] += 1
             counts.text_bytes[side] += len(data)
-            pieces = list(_pieces(data))
+            pieces = list(pieces_of(data))
             batch += [(side, piece, number == len(pieces)) for number, piece in enumerate(pieces, start=1)]
             size += len(data)
         if size >= ENCODE_BATCH_BYTES:

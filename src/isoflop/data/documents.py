@@ -9,6 +9,7 @@ are undone on the way.
 
 from __future__ import annotations
 
+import fnmatch
 import gzip
 import hashlib
 import io
@@ -17,6 +18,7 @@ import os
 import platform
 import sysconfig
 import tempfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -144,10 +146,10 @@ class Document:
     side: Side
 
 
-def side_of(key: str) -> Side:
-    """One document in twenty is held out, by the hash of its name: sha256(key) mod 20 == 0."""
+def side_of(key: str, one_in: int = HELD_OUT_ONE_IN) -> Side:
+    """One document in so many is held out, by the hash of its name: sha256(key) mod one_in == 0."""
     digest = int(hashlib.sha256(key.encode()).hexdigest(), 16)
-    return "val" if digest % HELD_OUT_ONE_IN == 0 else "train"
+    return "val" if digest % one_in == 0 else "train"
 
 
 def find_source(source: str | Path, text_field: str | None = None) -> TextSource:
@@ -155,14 +157,15 @@ def find_source(source: str | Path, text_field: str | None = None) -> TextSource
 
     Args:
         source: "stdlib", or the path of a folder or file; "PATH#FIELD" names the text field of its rows.
+            "stdlib/PATTERN" takes the top-level modules of the standard library that match ("stdlib/[a-d]*").
         text_field: the same, given apart.
 
     Raises:
         DataError: nothing there, or nothing in it that can be read as text.
     """
-    if str(source) == STDLIB:
-        return _find_stdlib()
     path = Path(source)
+    if str(source) == STDLIB or (str(source).startswith(f"{STDLIB}/") and not path.exists()):
+        return _find_stdlib(str(source))
     if not path.exists() and text_field is None and "#" in str(source):
         base, _, text_field = str(source).rpartition("#")
         path = Path(base)
@@ -199,31 +202,102 @@ def read_documents(source: TextSource, skips: Skips) -> Iterator[Document]:
                     skips.add(where, reason)
                 else:
                     yield Document(where=where, data=data, side=file.side or side_of(key))
-        except (OSError, EOFError, ValueError) as error:
+        except (OSError, EOFError, ValueError, zlib.error) as error:
             skips.add(file.relative, f"could not be read to its end: {error}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FilePart:
+    """A file, or a range of bytes of a plain file of rows: what one worker reads."""
+
+    file: SourceFile
+    first_byte: int = 0
+    end_byte: int | None = None
+    """A row belongs to the part in which it begins; None reads to the end."""
+
+    @property
+    def where(self) -> str:
+        if self.first_byte == 0 and self.end_byte is None:
+            return self.file.relative
+        return f"{self.file.relative}[{self.first_byte}:{'' if self.end_byte is None else self.end_byte}]"
+
+
+def cut_into_parts(source: TextSource, bytes_per_part: int) -> tuple[FilePart, ...]:
+    """Every file of a source, plain files of rows in pieces of about `bytes_per_part`.
+
+    The pieces depend on the files alone, never on the number of workers.
+    """
+    parts: list[FilePart] = []
+    for file in source.files:
+        ending, packing = _endings(file.relative)
+        pieces = 1
+        if ending in ROW_ENDINGS and ending != ".parquet" and not packing:
+            pieces = max(1, round(file.num_bytes / bytes_per_part))
+        edges = [file.num_bytes * number // pieces for number in range(pieces)]
+        ends: list[int | None] = [*edges[1:], None]
+        parts += [FilePart(file=file, first_byte=a, end_byte=b) for a, b in zip(edges, ends, strict=True)]
+    return tuple(parts)
+
+
+def read_part(part: FilePart, text_field: str | None, skips: Skips) -> Iterator[tuple[str, bytes]]:
+    """(key of the split, UTF-8 bytes) of each readable document of a part; the rest goes into `skips`.
+
+    Raises ValueError or OSError when the file cannot be read to its end.
+    """
+    whole = part.first_byte == 0 and part.end_byte is None
+    rows = _read_file(part.file, text_field, skips) if whole else _read_range(part, text_field, skips)
+    for where, key, data in rows:
+        reason = _why_not(data)
+        if reason:
+            skips.add(where, reason)
+        else:
+            yield key, data
+
+
+def _read_range(part: FilePart, text_field: str | None, skips: Skips) -> Iterator[tuple[str, str, bytes]]:
+    with part.file.path.open("rb") as stream:
+        if part.first_byte:
+            stream.seek(part.first_byte - 1)
+            stream.readline()  # the rest of a row that began before, or the end of one
+        while part.end_byte is None or stream.tell() < part.end_byte:
+            at = stream.tell()
+            line = stream.readline()
+            if not line:
+                return
+            row = _parse_row(line, f"{part.file.relative}@{at}", text_field, skips)
+            if row:
+                yield row
 
 
 # ------------------------------------------------------------------------------------ finding
 
 
-def _find_stdlib() -> TextSource:
+def _find_stdlib(given: str) -> TextSource:
+    """The standard library's source, or those of its top-level modules and packages that match a pattern."""
+    pattern = given.removeprefix(STDLIB).removeprefix("/") or "*"
     root = Path(sysconfig.get_paths()["stdlib"])
     skips = Skips()
     found = [path for path in _walk(root, STDLIB_LEFT_OUT, skips) if path.suffix == ".py"]
     # Written when Python was built, so different on each machine with the same release.
     found = [p for p in found if not p.name.startswith(("_sysconfigdata", "sitecustomize"))]
     found = [p for p in found if not p.relative_to(root).parts[0].startswith("config-")]
-    files = _readable(root, found, skips)
-    if not files:
+    if not found:
         raise DataError(
             f"the standard library at {root} has no .py files (some builds ship it without source): "
             "give a folder of text instead"
         )
+    found = [p for p in found if fnmatch.fnmatchcase(p.relative_to(root).parts[0], pattern)]
+    files = _readable(root, found, skips)
+    if not files:
+        raise DataError(
+            f"no module of the standard library matches {pattern!r}; e.g. stdlib/[a-d]*, stdlib/email"
+        )
+    whose = f"standard library of {platform.python_implementation()} {platform.python_version()}"
     return TextSource(
-        given=STDLIB,
+        given=given,
         files=tuple(files),
         text_field=None,
-        description=f"standard library of {platform.python_implementation()} {platform.python_version()}",
+        description=whose if pattern == "*" else f"{pattern} of the {whose}",
         named_split=False,
         skips=skips,
     )
@@ -340,24 +414,51 @@ def _open_plain(path: Path) -> Iterator[IO[bytes]]:
 def _read_jsonl(file: SourceFile, text_field: str | None, skips: Skips) -> Iterator[tuple[str, str, bytes]]:
     with _open_plain(file.path) as stream:
         for number, line in enumerate(stream, start=1):
-            where = f"{file.relative}#{number}"
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except ValueError:
-                skips.add(where, "not valid JSON")
-                continue
-            row = {"text": row} if isinstance(row, str) else row
-            if not isinstance(row, dict):
-                skips.add(where, "a row that is neither an object nor a string")
-                continue
-            name = text_field or _first_field(row, TEXT_FIELDS)
-            text = row.get(name) if name else None
-            if not isinstance(text, str):
-                skips.add(where, f"no text in the field {text_field or ' or '.join(TEXT_FIELDS)}")
-                continue
-            yield where, *_row(text, row)
+            row = _parse_row(line, f"{file.relative}#{number}", text_field, skips)
+            if row:
+                yield row
+
+
+def _parse_row(
+    line: bytes, where: str, text_field: str | None, skips: Skips
+) -> tuple[str, str, bytes] | None:
+    """(where, key, bytes) of one line of JSONL; None for an empty one, or one that is noted in `skips`."""
+    if not line.strip():
+        return None
+    try:
+        row = json.loads(line)
+    except ValueError:
+        skips.add(where, "not valid JSON")
+        return None
+    row = {"text": row} if isinstance(row, str) else row
+    if not isinstance(row, dict):
+        skips.add(where, "a row that is neither an object nor a string")
+        return None
+    found = _text_of(row, where, text_field, skips)
+    return None if found is None else (where, *found)
+
+
+def _text_of(
+    row: dict[str, Any], where: str, text_field: str | None, skips: Skips
+) -> tuple[str, bytes] | None:
+    """(key, bytes) of a row; None when it has no text, which is noted."""
+    name = text_field or _first_field(row, TEXT_FIELDS)
+    text = row.get(name) if name else None
+    if not isinstance(text, str):
+        skips.add(where, f"no text in the field {text_field or ' or '.join(TEXT_FIELDS)}")
+        return None
+    return _row(text, row)
+
+
+def row_document(
+    row: dict[str, Any], where: str, text_field: str | None, skips: Skips
+) -> tuple[str, bytes] | None:
+    """(key of the split, UTF-8 bytes) of a row that was read elsewhere; None, noted, when it is no document."""
+    found = _text_of(row, where, text_field, skips)
+    if found is not None and (reason := _why_not(found[1])):
+        skips.add(where, reason)
+        return None
+    return found
 
 
 def _read_parquet(file: SourceFile, text_field: str | None, skips: Skips) -> Iterator[tuple[str, str, bytes]]:

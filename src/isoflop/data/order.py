@@ -26,6 +26,7 @@ import numpy.typing as npt
 
 from isoflop.data.corpus import Corpus
 from isoflop.data.documents import DataError
+from isoflop.data.shards import read_windows
 from isoflop.records import DataSpec
 
 IntArray = npt.NDArray[np.int64]
@@ -60,8 +61,7 @@ class TrainingWindows:
         self.num_windows = sum(self.windows_per_source)
         """Windows of all sources."""
         self._seed = data.order_seed
-        self._tokens = [np.asarray(corpus.train) for corpus in corpora]
-        self._within = np.arange(data.context + 1, dtype=np.int64)
+        self._tokens = [corpus.train for corpus in corpora]
         self._slots = _slots(data, corpora)
         self._tables: OrderedDict[tuple[int, int], npt.NDArray[Any]] = OrderedDict()
 
@@ -135,7 +135,7 @@ class TrainingWindows:
 
     def _read(self, source: int, numbers: IntArray) -> IntArray:
         starts = self._windows(source, numbers) * self.context
-        return self._tokens[source][starts[:, None] + self._within].astype(np.int64)
+        return read_windows(self._tokens[source], starts, self.context + 1)
 
 
 # ------------------------------------------------------------------------- keyed permutation

@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from isoflop.data.corpus import Corpus
 from isoflop.data.documents import DataError
+from isoflop.data.shards import read_windows
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +42,7 @@ def validation_windows(corpus: Corpus, context: int, num_windows: int) -> Valida
             "give more text or ask for fewer"
         )
     starts = np.arange(num_windows, dtype=np.int64) * available // num_windows * context
-    tokens = np.asarray(corpus.val)[starts[:, None] + np.arange(context + 1)].astype(np.int64)
+    tokens = read_windows(corpus.val, starts, context + 1)
     return ValidationWindows(
         tokens=tokens, num_bytes=corpus.token_bytes[tokens[:, 1:]].sum(axis=1, dtype=np.int64)
     )
