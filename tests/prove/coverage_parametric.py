@@ -108,8 +108,8 @@ def cases() -> list[Case]:
     found += [
         Case("45 runs, skewed law", *sweep(five, 9, 6, SKEWED), 1e23, "gaussian", SKEWED),
         Case(
-            "45 runs, skewed law, sizes 2x too large",
-            *sweep(five, 9, 6, SKEWED, 2.0),
+            "45 runs, skewed law, sizes 3x too small",
+            *sweep(five, 9, 6, SKEWED, 1 / 3),
             1e23,
             "gaussian",
             SKEWED,

@@ -65,7 +65,10 @@ def law_answer(
         multistart=multistart, seed=seed, k=k, drop_highest_loss=drop_highest_loss, exclusions=runs.exclusions,
     )  # fmt: skip
     answer = describe_fit(fit, rows_excluded=runs.rows_excluded + drop_highest_loss)
-    answer.update(source=runs.source, columns=runs.columns, notes=[*runs.notes, *fit.notes])
+    notes = [*runs.notes, *fit.notes]
+    if groups is not None:
+        notes.append(f"resampled in whole groups of column {runs.columns.get('cluster', 'cluster')}")
+    answer.update(source=runs.source, columns=runs.columns, notes=notes)
     if C is not None:
         answer.update(describe_optimum(fit, C))
     if sensitivity:

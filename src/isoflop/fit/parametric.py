@@ -52,6 +52,8 @@ MAX_FULL_AUDIT = 4_000_000
 """Replicates times runs up to which one miss in the sample leads to an audit of all replicates."""
 ARRIVED = 0.1
 """A start within this of a certified optimum, in every coordinate of theta, has arrived there."""
+NOISELESS = 1e-9
+"""Smallest scale of Student's t: scatter of the log loss below it is rounding."""
 _CHUNK_ELEMENTS = 160_000
 AUDIT_CHUNKS = 2
 """Chunks that an audit takes at once: its tail of slow starts is short, and shared by more rows."""
@@ -341,12 +343,14 @@ class _Engine:
         """Best of the 25 starts as a Solution of one row, and how many starts reached it."""
         ones = np.ones((1, len(self.points)))
         target = self.target[None]
-        if self.kind == "student":
-            self._estimate_scale(target, ones)
+        known = self._estimate_scale(target, ones) if self.kind == "student" else None
         solutions = self.multistart(target, ones)
+        if known is not None:  # with a scale far below the starts' residuals, far starts may all be stranded
+            also = self._through_stages(target, ones, known, None, max_iterations=200)
+            solutions = Solution(*(np.concatenate(pair) for pair in zip(solutions, also, strict=True)))
         best = int(np.nanargmin(solutions.objective))
         lowest = solutions.objective[best]
-        reached = int(np.sum(solutions.objective <= lowest * (1 + GAP) + 1e-25))
+        reached = int(np.sum(solutions.objective[:25] <= lowest * (1 + GAP) + 1e-25))
         return _rows(solutions, np.array([best])), reached
 
     def multistart(self, targets: Array, weights: Array, near: Solution | None = None) -> Solution:
@@ -421,7 +425,7 @@ class _Engine:
             max_iterations=max_iterations,
         )
 
-    def _estimate_scale(self, target: Array, ones: Array) -> None:
+    def _estimate_scale(self, target: Array, ones: Array) -> Array:
         """Student's scale by maximum likelihood: s^2 = mean((df+1) r^2 / (df + r^2/s^2)), iterated with the fit."""
         scale = float(np.std(target)) / 10
         theta = None
@@ -434,10 +438,13 @@ class _Engine:
             theta = minimise(self.points, target, ones, theta, rho, self.bounds).theta
             r2 = (self.points.log_loss(theta)[0] - target[0]) ** 2
             new = float(np.sqrt(np.mean((self.df + 1) * r2 / (self.df + r2 / scale**2))))
-            if abs(new / scale - 1) < 1e-8 or new < RESOLUTION:
+            new = max(new, NOISELESS)
+            if abs(new / scale - 1) < 1e-8:
                 break
             scale = new
         self.stages = (ResidualLoss("student", scale, self.df),)
+        assert theta is not None
+        return theta
 
     # --------------------------------------------------------------------------- many replicates
 
@@ -490,7 +497,8 @@ class _Engine:
             objective = np.where(np.isfinite(found.objective), found.objective, np.inf).reshape(-1, 25)
             best = np.argmin(objective, axis=1) + 25 * np.arange(len(chosen))
             old = part.objective[chosen]
-            gap = np.where(np.isfinite(old), (old - found.objective[best]) / found.objective[best], np.inf)
+            floor = np.maximum(found.objective[best], len(self.points) * RESOLUTION**2)
+            gap = np.where(np.isfinite(old), (old - found.objective[best]) / floor, np.inf)
             better = (gap > GAP) | ((gap > -GAP) & ~(part.gap[chosen] <= GAP))
             for mine, theirs in zip(part, found, strict=True):
                 mine[chosen[better]] = theirs[best[better]]

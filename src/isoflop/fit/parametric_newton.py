@@ -23,7 +23,7 @@ import numpy as np
 
 Array = np.ndarray
 NUM_PARAMETERS = 5
-RESOLUTION = 1e-12
+RESOLUTION = 1e-11
 """Residuals of the log loss below this are rounding: an objective of n times its square counts as zero."""
 
 
@@ -303,13 +303,16 @@ def _hold_at_bounds(theta: Array, at: _Evaluation, bounds: Bounds) -> tuple[_Eva
     """Take parameters out of the system that sit on a bound and are pushed outwards. Returns (system, held)."""
     low, high = (theta <= bounds.lo).T, (theta >= bounds.hi).T
     held = (low & (at.g > 0)) | (high & (at.g < 0))
-    if not held.any():
-        return at, held
+    return (_without(at, held) if held.any() else at), held
+
+
+def _without(at: _Evaluation, held: Array) -> _Evaluation:
+    """The system with the held parameters taken out."""
     g = np.where(held, 0.0, at.g)
     H = np.where(held[:, None] | held[None, :], 0.0, at.H)
     diagonal = np.arange(NUM_PARAMETERS)
     H[diagonal, diagonal] = np.where(held, 1.0, at.H[diagonal, diagonal])
-    return _Evaluation(at.F, g, H), held
+    return _Evaluation(at.F, g, H)
 
 
 def minimise(
@@ -403,12 +406,28 @@ def minimise(
 
 
 def _propose(theta: Array, at: _Evaluation, damping: Array, box: Bounds) -> tuple[Array, Array, Array, Array]:
-    """Step, smallest pivot, predicted decrease and held parameters at the current point."""
+    """Step, smallest pivot, predicted decrease and held parameters at the current point.
+
+    A step is cut where it first meets a bound, which keeps its direction downhill; a parameter that sits on a
+    bound and would be carried outwards by the others is held like one that is pushed there itself.
+    """
     free, held = _hold_at_bounds(theta, at, box)
     step, pivot = _newton_step(free.H, free.g, damping)
+    on_low, on_high = (theta <= box.lo).T, (theta >= box.hi).T
+    carried = ((on_low & (step < 0)) | (on_high & (step > 0))) & ~held
+    if carried.any():
+        free = _without(at, held | carried)
+        step, pivot = _newton_step(free.H, free.g, damping)
     gap = -0.5 * np.sum(free.g * step, axis=0)
     longest = np.max(np.abs(step), axis=0)
-    return step * np.minimum(1.0, 2.0 / np.maximum(longest, 1e-300)), pivot, gap, held
+    step = step * np.minimum(1.0, 2.0 / np.maximum(longest, 1e-30)).astype(step.dtype)
+    target = theta.T + step
+    if (target < box.lo[:, None]).any() or (target > box.hi[:, None]).any():
+        with np.errstate(divide="ignore", invalid="ignore"):
+            room = np.where(step > 0, (box.hi[:, None] - theta.T) / step, (box.lo[:, None] - theta.T) / step)
+        room = np.where((step == 0) | (room <= 0), 1.0, room)
+        step = step * np.minimum(1.0, room.min(axis=0)).astype(step.dtype)
+    return step, pivot, gap, held
 
 
 def _store(
