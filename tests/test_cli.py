@@ -118,3 +118,53 @@ def test_a_folder_with_another_study_is_refused(tmp_path: Path) -> None:
     (tmp_path / "plan.json").write_bytes(encode(plan))
     result = call("run", "flatness", "--out", str(tmp_path), "--json")
     assert "holds a plan for 'other'" in json.loads(result.stdout)["error"]
+
+
+def answer_of(*arguments: str) -> dict[str, object]:
+    result = call(*arguments, "--json")
+    assert result.exit_code == 0, result.stderr
+    return dict(json.loads(result.stdout))
+
+
+def test_a_budget_alone_means_a_size() -> None:
+    answer = answer_of("plan", "--budget", "3.8e25", "--serve", "1e14")
+    assert answer["schema"] == "isoflop.plan.size/1"
+    promised = {"N_opt", "D_opt", "N_opt_ci95", "basin_1pct", "smallest_within", "lifetime", "sensitivity"}
+    assert promised <= set(answer)
+
+
+def test_points_are_a_curve_and_runs_are_a_law(tmp_path: Path) -> None:
+    points = tmp_path / "points.csv"
+    points.write_text("x,y\n1,1\n2,1.9\n4,3.1\n8,4.0\n16,5.2\n32,5.9\n")
+    answer = answer_of("fit", str(points), "--predict", "64", "--reach", "8")
+    assert {"families", "decided", "cannot_decide", "points_needed", "predict", "reach"} <= set(answer)
+    runs = tmp_path / "runs.csv"
+    rows = [(n, d) for n in (1e7, 1e8, 1e9, 1e10) for d in (1e9, 1e10, 1e11)]
+    lines = [f"{n},{d},{1.8 + 480 / n**0.35 + 2100 / d**0.37}" for n, d in rows]
+    runs.write_text("N,D,loss\n" + "\n".join(lines) + "\n")
+    law = answer_of("fit", str(runs), "--bootstrap", "50", "--no-sensitivity", "--budget", "1e23")
+    promised = {"E", "A", "B", "alpha", "beta", "objective", "rows_used", "rows_excluded", "certified_share"}
+    assert promised | {"N_opt", "D_opt", "loss_opt", "N_opt_ci95"} <= set(law)
+    assert law["alpha"] == pytest.approx(0.35, rel=1e-3)  # noiseless: the planted exponent comes back
+
+
+def test_an_ambiguous_table_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "what.csv"
+    path.write_text("a,b,c\n1,2,3\n")
+    result = call("fit", str(path), "--json")
+    assert result.exit_code == 2
+    assert "say --as law or --as curve" in json.loads(result.stdout)["error"]
+
+
+def test_two_scores_are_compared_and_reported(tmp_path: Path) -> None:
+    for name, score in (("a", 0.634), ("b", 0.609)):
+        (tmp_path / f"{name}.json").write_text(json.dumps({"score": score, "n": 14042, "metric": "acc"}))
+    out = tmp_path / "out"
+    answer = answer_of("compare", str(tmp_path / "a.json"), str(tmp_path / "b.json"), "--out", str(out))
+    assert {"difference", "ci95", "p", "minimum_detectable", "verdict"} <= set(answer)
+    assert (out / "report.html").exists()
+
+
+def test_power_needs_an_effect_or_seeds() -> None:
+    assert answer_of("power", "--sd", "0.0011", "--noise-df", "295", "--effect", "0.0016")["seeds"] == 8
+    assert "effect" in json.loads(call("power", "--sd", "1", "--json").stdout)["error"]
