@@ -18,6 +18,7 @@ import msgspec
 from isoflop import units
 from isoflop.flops.count import parameters, train_flops, train_flops_per_token
 from isoflop.flops.hardware import PRICES_AS_OF, device
+from isoflop.plan.mixture_account import SourceAccount, account_mixture
 from isoflop.plan.training_memory import USABLE, MemoryItem, elements_per_device, memory_items
 from isoflop.plan.training_speed import (
     ACCURACY,
@@ -37,6 +38,8 @@ MONTH_DAYS = 365.25 / 12
 TENSOR_DEGREES = (1, 2, 4, 8)
 SHOWN = 5
 """Layouts that a plan lists."""
+MANY_EPOCHS = 4.0
+"""Up to here repeated text is nearly as good as new text (Muennighoff et al. 2023, section 6)."""
 
 
 class LayoutChoice(Record, frozen=True, kw_only=True):
@@ -136,6 +139,8 @@ class RunPlan(Record, frozen=True, kw_only=True):
     usd: float | None
     usd_note: str
     observed: ObservedPace | None
+    mixture: tuple[SourceAccount, ...]
+    """What the weights mean for the whole run."""
     assumptions: tuple[str, ...]
     warnings: tuple[str, ...]
 
@@ -201,6 +206,7 @@ def plan_run(recipe: Recipe, *, flops_per_s: float | None = None) -> RunPlan:
         usd=usd,
         usd_note=usd_note,
         observed=observed,
+        mixture=account_mixture(recipe.mixture, recipe.tokens),
         assumptions=tuple(_assumptions(recipe, flops_per_s)),
         warnings=(),
     )
@@ -547,6 +553,13 @@ def _warnings(recipe: Recipe, plan: RunPlan) -> Iterator[str]:
             f"{other.batch_seqs:,} instead of {recipe.batch_seqs:,} sequences per update would allow {other.mesh}: "
             f"{faster_by(other, plan.layout):.2f} times the tokens per second"
         )
+    for source in plan.mixture:
+        if source.epochs is not None and source.epochs > MANY_EPOCHS:
+            yield f"{source.name} would be read {source.epochs:.1f} times"
+        if source.token_share and source.row_share and source.token_share > 2 * source.weight_share:
+            yield (
+                f"{source.name} has {source.weight_share:.0%} of the rows, so {source.token_share:.0%} of the tokens"
+            )
     if recipe.eval_rope_scaling != recipe.net.rope_scaling:
         yield "it is trained and scored under different rotary scaling"
     if recipe.mixture.order == "per_session":

@@ -19,6 +19,7 @@ def run_plan_text(plan: RunPlan) -> str:
         _speed(plan),
         _calendar(plan),
         _observed(plan),
+        _mixture(plan),
         _layouts(plan),
         _end(plan),
     ]
@@ -120,6 +121,22 @@ def _observed(plan: RunPlan) -> list[str]:
         f"  this planner     {format_seconds(seen.expected_seconds_per_step)} per step, "
         f"{seen.expected_duty:.0%} of the calendar",
     ]
+
+
+def _mixture(plan: RunPlan) -> list[str]:
+    head = f"  {'source':<16}{'weight':>8}{'of rows':>9}{'of tokens':>11}{'tokens':>9}{'passes':>8}"
+    lines = ["What is read", head]
+    for one in plan.mixture:
+        shares = [f"{one.weight_share:.1%}", _share(one.row_share), _share(one.token_share)]
+        read = "" if one.tokens is None else format_count(one.tokens)
+        passes = "" if one.epochs is None else f"{one.epochs:.2f}"
+        lines.append(f"  {one.name:<16}{shares[0]:>8}{shares[1]:>9}{shares[2]:>11}{read:>9}{passes:>8}")
+    reasons = dict.fromkeys(one.reason for one in plan.mixture if one.reason)
+    return [*lines, *(line for reason in reasons for line in textwrap.wrap(f"  ({reason})", WIDTH))]
+
+
+def _share(share: float | None) -> str:
+    return "" if share is None else f"{share:.1%}"
 
 
 def _layouts(plan: RunPlan) -> list[str]:
