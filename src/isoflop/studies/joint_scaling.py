@@ -169,7 +169,7 @@ def with_products(runs: tuple[Run, ...]) -> dict[str, tuple[float, int]]:
 
 
 def judge(evidence: Evidence) -> Verdict:
-    """Supported when the interval of the mean includes human accuracy under some scale, contradicted when under none."""
+    """Cannot tell while one run at the claimed place may reach human accuracy; contradicted when none may."""
     runs = quoted()
     fitted = fits(runs)
     predicted = {name: fit.predict(AT) for name, fit in fitted.items()}
@@ -185,16 +185,16 @@ def judge(evidence: Evidence) -> Verdict:
         question=QUESTION,
         outcome="cannot tell" if reaches else "contradicted",
         sentence=f"Straight lines give {predicted['top5, linear'].value:.1%} top-5 ({lo:.1%} to {hi:.1%}), their logit "
-        f"{predicted['top5, logit'].value:.1%}: near {HUMAN_TOP5:.0%}, on the strength of a slope in resolution that was "
-        "seen at three values of the largest model alone.",
+        f"{predicted['top5, logit'].value:.1%}: near {HUMAN_TOP5:.0%}, on the strength of a slope in resolution "
+        "that was seen at three values of the largest model alone.",
         statements=(
             _prediction_statement(predicted, (lo, hi), reaches),
             _steepest_statement(linear),
             _product_statement(products),
         ),
         effect=f"{spread[0]:.1%} to {spread[1]:.1%} top-5, depending on the scale and on what is assumed of products",
-        settle="the small models at 448 and 476 pixels, and one model at four times the data: they hold the products and "
-        "the bend that are assumed here",
+        settle="the small models at 448 and 476 pixels, and one model at four times the data: they hold the products "
+        "and the bend that are assumed here",
         unresolved=linear.warnings,
         limits=(
             "Straight lines beyond the data: by "
@@ -363,7 +363,7 @@ STUDY = Study(
     name="joint_scaling",
     claims=("P19.2",),
     question=QUESTION,
-    prediction="Straight lines in the logarithms come near human accuracy, on a slope in resolution seen at three values.",
+    prediction="Straight lines come near human accuracy, on a slope in resolution seen at three values.",
     cost="nothing is trained; an instant",
     judge=judge,
 )
