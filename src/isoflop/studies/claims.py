@@ -81,12 +81,14 @@ CLAIMS: tuple[Claim, ...] = (
         "A long training run can be planned from model size, tokens, devices and measured speed; the wall- "
         "clock time of a shared cluster is several times what a short benchmark promises.",
         "flops plan",
+        "run_planner",
     ),
     _claim(
         "P2.4",
         "Mixture weights stated in rows are not weights in tokens, so sources are repeated more or less "
         "often than their weights suggest.",
         "data plan fit",
+        "mixture_accounting",
     ),
     _claim(
         "P2.5",
@@ -98,6 +100,7 @@ CLAIMS: tuple[Claim, ...] = (
         "P2.6",
         "Resuming a run by skipping ahead in the data stream may repeat some training rows and omit others.",
         "data train",
+        "loader_audit",
     ),
     _claim(
         "P3.1",
