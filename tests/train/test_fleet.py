@@ -101,6 +101,18 @@ class TestBoard:
         with pytest.raises(ValueError, match="add the trunk"):
             Board(make_tree()[1:], Store(tmp_path))
 
+    def test_a_branch_cannot_leave_behind_the_end(self, make_tree: MakeTree, tmp_path: Path) -> None:
+        trunk, early, late = make_tree(40, (20, 40))
+        assert late.branch is not None
+        beyond = msgspec.structs.replace(late, branch=msgspec.structs.replace(late.branch, step=41))
+        with pytest.raises(ValueError, match="at step 41, which is not among its steps 1 to 40"):
+            Board([trunk, early, beyond], Store(tmp_path))
+
+    def test_a_trunk_by_itself_keeps_what_its_spec_says(self, make_tree: MakeTree, tmp_path: Path) -> None:
+        trunk, early, _ = make_tree(40, (20, 40))
+        assert Board([trunk], Store(tmp_path)).steps_to_save(trunk.fingerprint()) == (20, 40)
+        assert Board([trunk, early], Store(tmp_path)).steps_to_save(trunk.fingerprint()) == (20,)
+
 
 def test_an_edited_objective_stops_the_fleet_before_it_starts(make_spec: MakeSpec, tmp_path: Path) -> None:
     edited = FunctionRef(path="isoflop.train.objectives:next_token", source_sha256="0" * 64)
@@ -255,6 +267,17 @@ class TestFleet:
             run_fleet([make_spec()], Store(tmp_path), num_workers=1, disk_quota_bytes=100)
         result = run_fleet([make_spec()], Store(tmp_path), num_workers=1)
         assert result.records[0].status == "finished"
+
+    def test_a_full_disk_stops_the_fleet_and_it_goes_on_later(
+        self, make_spec: MakeSpec, tmp_path: Path
+    ) -> None:
+        spec, store = make_spec(num_steps=200, objective=_ref("full_once")), Store(tmp_path)
+        with pytest.raises(StoreError, match="No space left on device; free some space and resume"):
+            run_fleet([spec], store, num_workers=1)
+        assert not store.run(spec).finished
+        (store.run(spec).path / "there is room").touch()
+        (record,) = run_fleet([spec], store, num_workers=1).records
+        assert [attempt.ended for attempt in record.attempts] == ["failed", "finished"]
 
     def test_a_killed_main_process_leaves_a_fleet_that_goes_on(
         self, make_tree: MakeTree, tmp_path: Path

@@ -154,7 +154,7 @@ class Board:
     ) -> None:
         """Look at every run's folder.
 
-        Raises ValueError for a branch whose trunk is not among the specs.
+        Raises ValueError for a branch whose trunk, or the step at which it leaves it, is not there.
         """
         self.specs = {spec.fingerprint(): spec for spec in specs}
         self.folders = {fingerprint: store.run(spec) for fingerprint, spec in self.specs.items()}
@@ -165,6 +165,12 @@ class Board:
             if spec.branch.parent not in self.specs:
                 raise ValueError(
                     f"{spec.name} branches off a trunk that is not among the runs; add the trunk"
+                )
+            trunk = self.specs[spec.branch.parent]
+            if not trunk.start_step < spec.branch.step <= trunk.num_steps:
+                raise ValueError(
+                    f"{spec.name} leaves {trunk.name} at step {spec.branch.step}, which is not among its steps "
+                    f"{trunk.start_step + 1} to {trunk.num_steps}"
                 )
             self.children[spec.branch.parent].append(fingerprint)
         self._seconds_of = seconds_of or (lambda spec: spec.own_flops / 1e10)
@@ -186,6 +192,12 @@ class Board:
         """States of a trunk that its open branches still need, ascending."""
         open_children = (child for child in self.children[fingerprint] if child not in self.status)
         return tuple(sorted({self.specs[child].start_step for child in open_children}))
+
+    def steps_to_save(self, fingerprint: str) -> tuple[int, ...]:
+        """States that this run should keep: for its open branches, or as its spec says when it has none here."""
+        if self.children[fingerprint]:
+            return self.needed_steps(fingerprint)
+        return self.specs[fingerprint].save_at_steps
 
     def missing_steps(self, fingerprint: str) -> tuple[int, ...]:
         """Those of `needed_steps` that are not on disk."""
@@ -308,7 +320,7 @@ class _Fleet:
             if folder.finished and fingerprint not in self.board.status:
                 folder.record_path.unlink()  # failed or cut in an earlier call: tried again
             trunk = self.board.folders[spec.branch.parent] if spec.branch else None
-            order = msgspec.structs.replace(spec, save_at_steps=self.board.needed_steps(fingerprint))
+            order = msgspec.structs.replace(spec, save_at_steps=self.board.steps_to_save(fingerprint))
             worker.order(
                 {
                     "do": "run",

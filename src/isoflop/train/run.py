@@ -96,21 +96,26 @@ def train_run(
 
         log.begin(position.step, position.seconds)
         saver = _Saver(job, folder, quota)
-        with JsonlWriter(folder.metrics_path) as metrics:
-            end = run_steps(
-                job,
-                position,
-                metrics,
-                saver.save,
-                checkpoint_every_s=checkpoint_every_s,
-                should_stop=should_stop,
-                on_progress=on_progress,
-                at_step=score_on_the_way,
-            )
-        if end.status == "stopped":
-            log.end("cut", end.step, end.seconds)
-            return None
-        return _conclude(job, folder, log, saver, end, scores, provenance or current(device=device))
+        try:
+            with JsonlWriter(folder.metrics_path) as metrics:
+                end = run_steps(
+                    job,
+                    position,
+                    metrics,
+                    saver.save,
+                    checkpoint_every_s=checkpoint_every_s,
+                    should_stop=should_stop,
+                    on_progress=on_progress,
+                    at_step=score_on_the_way,
+                )
+            if end.status == "stopped":
+                log.end("cut", end.step, end.seconds)
+                return None
+            return _conclude(job, folder, log, saver, end, scores, provenance or current(device=device))
+        except (OSError, StoreError):
+            with contextlib.suppress(OSError, StoreError):
+                log.settle("failed")
+            raise
 
 
 # -------------------------------------------------------------------------------- start and resume

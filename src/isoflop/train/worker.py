@@ -7,6 +7,7 @@ gone: the run is saved and the worker leaves. No pickle, and nothing of the pare
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import queue
@@ -140,6 +141,9 @@ def serve(
     except (StoreError, DataError, RefError) as error:
         reports.send("halt", reason=str(error))
     except Exception as error:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            reports.send("halt", reason=f"{folder.path}: {error.strerror}; free some space and resume")
+            return
         (folder.path / "error.txt").write_text(traceback.format_exc())
         reports.send("error", reason=f"{type(error).__name__}: {error}")
     else:
