@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
+import msgspec
 import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor
@@ -19,14 +20,15 @@ from isoflop.records import MeshSpec, NetSpec, OptimizerSpec
 NET = NetSpec(
     vocab_size=100,
     context=16,
-    dim=28,
+    dim=24,
     num_layers=2,
     num_heads=8,
     num_kv_heads=4,
     head_dim=8,
     ffn_dim=68,
 )
-"""Its sizes divide by 4 and not by 8, so that sharding over what tensor ranks left is uneven somewhere."""
+UNEVEN = msgspec.structs.replace(NET, vocab_size=98, ffn_dim=66)
+"""Sizes that 4 ranks cannot share equally."""
 OPTIMIZER = OptimizerSpec(peak_lr=3e-3)
 BATCH_SEQS = 8
 

@@ -117,7 +117,9 @@ def test_one_device_needs_no_processes(monkeypatch: pytest.MonkeyPatch) -> None:
         assert world.is_first
         value = torch.tensor(3.0)
         assert world.mean(value) is value
-        assert world.decide(7) == 7
+        assert world.largest(7, 2) == (7, 2)
+        assert world.from_first(lambda: 3) == 3
+        assert world.gathered(3) == [3]
         assert world.any(True)
         world.barrier()
 

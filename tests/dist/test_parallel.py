@@ -114,6 +114,16 @@ def test_four_ranks_train_as_one(four: Session, reference: runs.Run, text: str) 
 
 
 @pytest.mark.slow
+def test_sizes_that_do_not_divide_train_and_go_on(four: Session) -> None:
+    """98 tokens and 66 features over 4 ranks; the last rank holds fewer rows."""
+    run = four.seen[0].runs["1x4x1 uneven"]
+    assert_same_run(run, runs.reference(sessions.RESUMED_TO, runs.UNEVEN))
+    resumed = sessions.resume("1x1x1", Wrapping(), four.root / "uneven", runs.UNEVEN).losses
+    whole = run.losses[sessions.SAVED :]
+    assert max(abs(a - b) for a, b in zip(whole, resumed, strict=True)) < RESUMED
+
+
+@pytest.mark.slow
 def test_compiled_tensor_parallel_blocks_keep_every_gradient(two: Session, reference: runs.Run) -> None:
     """The embedding's among them: without the copy behind it, it is zero from PyTorch 2.12 on."""
     for seen in two.seen:
@@ -154,7 +164,7 @@ def test_scores_and_logits_are_whole_on_every_rank(two: Session, text: str) -> N
     for seen in two.seen:
         found = seen.values[f"{text} score"]
         assert found["logits"].shape == logits.shape
-        # Logits are sums of 28 products of size 0.1: rounding is far below 1e-6.
+        # Logits are sums of 24 products of size 0.1: rounding is far below 1e-6.
         assert float((found["logits"] - logits).abs().max()) < 1e-6
         assert abs(float(found["loss"]) - float(loss)) < 1e-5
 

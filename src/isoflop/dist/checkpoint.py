@@ -27,7 +27,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from isoflop.dist.states import folder_of, steps
-from isoflop.store import StoreError
+from isoflop.store import StoreError, write_atomic
 
 MODEL = "model.safetensors"
 OPTIMIZER = "optimizer.safetensors"
@@ -96,6 +96,12 @@ def write_folder(target: Path, tensors: Mapping[str, Mapping[str, Tensor]], stat
             f"cannot write the checkpoint {target}: {error}; free some space and resume"
         ) from error
     return target
+
+
+def seal(folder: Path, state: Mapping[str, Any]) -> None:
+    """Write the state.json of a folder whose safetensors files are all there: the last file, with their hashes."""
+    hashes = {path.name: _sha256(path) for path in sorted(folder.glob("*.safetensors"))}
+    write_atomic(folder / STATE, json.dumps({**state, "sha256": hashes}, indent=1, allow_nan=False))
 
 
 def load(root: Path, step: int) -> Checkpoint:

@@ -7,15 +7,18 @@
 
 Rows of a batch are dealt over replicate x shard. A mesh of one device has no process group, no device mesh
 and no collectives: `World` then returns what it is given.
+
+On GPUs both backends are there: NCCL for tensors of the step, gloo for what hosts say to each other.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -23,6 +26,8 @@ from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 from isoflop.records import MeshSpec, NetSpec
+
+T = TypeVar("T")
 
 AXES = ("replicate", "shard", "tensor")
 TIMEOUT = timedelta(minutes=30)
@@ -81,25 +86,47 @@ class World:
         dist.all_reduce(total, group=self.group("data"))
         return total / self.mesh.data
 
-    def decide(self, choice: int) -> int:
-        """The first rank's choice, on every rank: whatever depends on a clock or a signal goes through here."""
+    def largest(self, *values: int) -> tuple[int, ...]:
+        """The largest of each value over all ranks: whatever depends on a clock or a signal goes through here.
+
+        Talks over the CPU's group, so that no queue of a GPU is waited for.
+        """
         if self.device_mesh is None:
-            return choice
-        told = torch.tensor([choice], dtype=torch.int64, device=self.device)
-        dist.broadcast(told, src=0)
-        return int(told)
+            return values
+        told = torch.tensor(values, dtype=torch.int64)
+        dist.all_reduce(told, op=dist.ReduceOp.MAX)
+        return tuple(told.tolist())
 
     def any(self, flag: bool) -> bool:
         """True on every rank when it is true on one."""
-        if self.device_mesh is None:
-            return flag
-        told = torch.tensor([int(flag)], dtype=torch.int64, device=self.device)
-        dist.all_reduce(told, op=dist.ReduceOp.MAX)
-        return bool(told)
+        return bool(self.largest(int(flag))[0])
 
     def barrier(self) -> None:
         """Wait for all ranks."""
-        self.any(False)
+        self.largest(0)
+
+    def from_first(self, action: Callable[[], T]) -> T:
+        """What an action of the first rank returned, on every rank; what it raised is raised on all."""
+        if self.device_mesh is None:
+            return action()
+        told: list[Any] = [None, None]
+        if self.is_first:
+            try:
+                told[0] = action()
+            except Exception as error:
+                told[1] = error
+        dist.broadcast_object_list(told, src=0, device=torch.device("cpu"))
+        if told[1] is not None:
+            raise told[1]
+        return told[0]
+
+    def gathered(self, value: T) -> list[T]:
+        """The value of each rank, on every rank; it is pickled on the way."""
+        if self.device_mesh is None:
+            return [value]
+        values: list[Any] = [None] * self.mesh.num_devices
+        dist.all_gather_object(values, value)
+        return values
 
 
 def check_mesh(mesh: MeshSpec, num_processes: int) -> None:

@@ -51,9 +51,9 @@ class ShardedAdamW:
         """
         gradients = {name: self._take_gradient(p) for name, p in self._named}
         norm = self._norm(gradients)
-        if self.spec.grad_clip is not None:
-            scale = (self.spec.grad_clip / (norm + 1e-6)).clamp_(max=1.0)
-            torch._foreach_mul_(list(gradients.values()), scale)
+        clip = self.spec.grad_clip
+        # The kernel divides gradients by this on its way: clipping costs no pass of its own.
+        divisor = None if clip is None else ((norm + 1e-6) / clip).clamp_(min=1.0)
         for weight_decay, names in self._groups():
             adamw(
                 [_own(p) for name, p in self._named if name in names],
@@ -63,6 +63,7 @@ class ShardedAdamW:
                 [],
                 [self._num_updates[name] for name in names],
                 fused=True,
+                grad_scale=divisor,
                 amsgrad=False,
                 beta1=self.spec.beta1,
                 beta2=self.spec.beta2,

@@ -77,6 +77,11 @@ class Spread:
     averager: GradientAverager | None
     _held: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
 
+    @property
+    def is_sharded(self) -> bool:
+        """True when parameters are sharded tensors: then the optimizer is `isoflop.dist.optim.ShardedAdamW`."""
+        return any(isinstance(parameter, DTensor) for parameter in self.net.parameters())
+
     def accumulate(self, last: bool) -> None:
         """Say whether the coming backward pass is the last of an update: only then ranks talk."""
         if isinstance(self.net, FSDPModule):
@@ -227,6 +232,7 @@ def _wrap_body(block: nn.Module, wrapping: Wrapping) -> None:
     """Replace what a block's call runs, so that no parameter changes its name."""
     body: Callable[..., Tensor] = block.forward
     if wrapping.compile:
+        # One graph per shape: with sizes left open, PyTorch 2.13 does not come to an end on split tensors.
         body = torch.compile(body, fullgraph=True, dynamic=False)
     if wrapping.recompute == "full":
         # Blocks draw no random numbers, so their generators need not be saved and set back.

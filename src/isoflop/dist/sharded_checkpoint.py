@@ -169,7 +169,7 @@ def load(root: Path, step: int, tensors: Mapping[str, Tensor], world: World) -> 
         _check_shapes(folder, tensors)
     except CheckpointError as error:
         problem = str(error)
-    problems = [text for text in _gathered(problem, None, world) if text]
+    problems = [text for text in world.gathered(problem) if text]
     if problems:
         raise CheckpointError(problems[0])
     assert state is not None
@@ -192,8 +192,7 @@ def load_latest(
 
     Returns its state with "step", or None when there is none. All ranks find the same one.
     """
-    found = _gathered(steps(root) if world.is_first else None, None, world)[0]
-    for step in reversed(found):
+    for step in reversed(world.from_first(lambda: steps(root))):
         if at_most is not None and step > at_most:
             continue
         try:
@@ -298,9 +297,9 @@ def _hashes(folder: Path, rank: int) -> dict[str, str]:
     return {path.name: _sha256(path) for path in sorted(folder.glob(f"shard-{rank + 1:05d}-*"))}
 
 
-def _gathered(value: Any, group: dist.ProcessGroup | None, world: World | None = None) -> list[Any]:
-    """The value of each rank: of a group, or of all ranks of a world; alone, this process's."""
-    if group is None and (world is None or world.device_mesh is None):
+def _gathered(value: Any, group: dist.ProcessGroup | None) -> list[Any]:
+    """The value of each rank of a group; alone, this process's."""
+    if group is None:
         return [value]
     values: list[Any] = [None] * dist.get_world_size(group)
     dist.all_gather_object(values, value, group=group)
