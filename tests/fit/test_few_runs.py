@@ -40,22 +40,23 @@ def test_a_wild_run_is_weighed_down() -> None:
     N, D, loss = sweep(20, 5, noise=0.003)
     loss[7] *= 1.1  # thirty standard deviations
     found = posterior(N, D, loss)
-    # Student weights with 4 degrees of freedom: 5 / (4 + z^2) is below a tenth from z = 7 on.
-    assert found.weights[7] < 0.1
+    # Student weights with 4 degrees of freedom: 5 / (4 + z^2). The wild run also widens the noise that it is measured
+    # by, to at most a fifth of its own distance: z >= 5 gives 0.17.
+    assert found.weights[7] < 0.18
     assert np.median(found.weights) > 0.8
 
 
 def test_best_size_is_where_the_loss_is_lowest() -> None:
-    draws = Draws(
-        *(np.array([v, v]) for v in (1.8, 400.0, 2000.0, 0.34, 0.37)), np.array([0.0, 300.0]), np.zeros(2)
-    )
-    x = draws.best_size(1e22)
+    first = (np.array([v, v]) for v in (1.8, 400.0, 2000.0, 0.34, 0.37))
+    draws = Draws(*first, np.array([0.0, 3e4]), np.zeros(2), np.array([0.0, -1e5]), np.zeros(2))
+    x = draws.best_size(1e20)
     grid = x + np.linspace(-0.05, 0.05, 101)[:, None]
-    losses = draws.loss(np.exp(grid), 1e22 / (6 * np.exp(grid)))
-    assert np.all(np.abs(np.argmin(losses, axis=0) - 50) <= 1)
-    assert x[0] == pytest.approx(
-        np.log(ChinchillaLaw(E=1.8, A=400.0, B=2000.0, alpha=0.34, beta=0.37).optimum(1e22).N), abs=1e-9
-    )
+    losses = draws.loss(np.exp(grid), 1e20 / (6 * np.exp(grid)))
+    # A parabola over steps of 0.1 in log N is off by the third derivative: some thousandths.
+    assert np.all(np.abs(np.argmin(losses, axis=0) - 50) <= 5)
+    law = ChinchillaLaw(E=1.8, A=400.0, B=2000.0, alpha=0.34, beta=0.37)
+    assert x[0] == pytest.approx(np.log(law.optimum(1e20).N), abs=5e-3)
+    assert abs(x[1] - x[0]) > 0.01
 
 
 def test_the_second_form_is_found_when_it_is_true() -> None:
@@ -63,16 +64,16 @@ def test_the_second_form_is_found_when_it_is_true() -> None:
     C = np.repeat(np.geomspace(1e17, 1e21, 9), 9)
     N = np.sqrt(C / 120) * np.exp(np.tile(np.linspace(-2, 2, 9), 9))
     D = C / (6 * N)
-    reducible = 300 * N**-0.35 + 900 * D**-0.35
-    plain = (1.8 + reducible) * np.exp(0.002 * rng.standard_normal(len(C)))
-    powered = (1.8 + reducible**0.5) * np.exp(0.002 * rng.standard_normal(len(C)))
-    assert posterior(N, D, powered).interacting > 0.9
-    assert posterior(N, D, plain).interacting < 0.6
+    plain = 1.8 + 300 * N**-0.35 + 900 * D**-0.35
+    bent = plain + 3e4 * N**-0.7  # small models are worse than the law
+    noise = np.exp(0.002 * rng.standard_normal(len(C)))
+    assert posterior(N, D, bent * noise).second_order > 0.9
+    assert posterior(N, D, plain * noise).second_order < 0.6
 
 
 def test_both_forms_keep_a_share() -> None:
     found = posterior(*sweep(12, 1), prior=Prior(form_floor=0.25), num_draws=400)
-    share = np.mean(found.draws.G != 0)
+    share = np.mean(found.draws.P != 0)
     assert 0.25 <= share <= 0.75
 
 

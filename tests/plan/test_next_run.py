@@ -43,7 +43,7 @@ CANDIDATES = isoflop_candidates(np.geomspace(1e18, 3e20, 6), np.geomspace(3e7, 3
 
 
 def test_lost_compute_is_the_law_s_own() -> None:
-    draws = Draws(*(np.array([v]) for v in (1.8172, 477.8, 2143.0, 0.3473, 0.3672, 0.0, 0.005)))
+    draws = Draws(*(np.array([v]) for v in (1.8172, 477.8, 2143.0, 0.3473, 0.3672, 0.0, 0.0, 0.0, 0.005)))
     valley = _Valley.build(draws, TARGET)
     best = LAW.optimum(TARGET)
     assert valley.x[0] == pytest.approx(np.log(best.N), abs=1e-9)

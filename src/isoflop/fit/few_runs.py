@@ -4,11 +4,12 @@ With ten or twenty runs the five parameters are not determined, an optimiser end
 of rows understates what is open. Here the two exponents lie on a grid with a weak prior; given them the law is
 linear in the rest, so those are integrated in closed form:
 
-    additive      L = E + A/N^alpha + B/D^beta                             (Hoffmann et al. 2022)
-    interacting   L = E + A/N^alpha + B/D^beta + G / (N^alpha D^beta)^(1/2)
+    additive       L = E + A s + B d,     s = N^-alpha,  d = D^-beta          (Hoffmann et al. 2022)
+    second order   L = E + A s + B d + P s^2 + Q s d + R d^2
 
-The second form stands for "the law is wrong in a smooth way": with G = 2 sqrt(A B) the reducible part is the
-square of a sum of powers, G < 0 is the other side, and 0 is the first form. Draws come from both forms, in
+The second form stands for "the law is not exact": the next terms of an expansion in the two small quantities s and
+d, with a prior that keeps them a fraction of the first ones. They fade as runs grow, so they say that small runs may
+mislead, and they bend the path of optima, which the first form draws straight. Draws come from both forms, in
 proportion to how well each explains the runs, but never fewer than a floor from either.
 
 Noise is relative to the loss, with a prior on its size and Student weights against outliers. Left out: many
@@ -33,6 +34,8 @@ ROUNDS = 3
 """Times the grid is laid anew around the mass that the last one found."""
 T_DF = 4.0
 """Degrees of freedom of the Student weights."""
+KEPT = 0.7666
+"""Share of the squared residuals that the Student weights keep when the noise is Gaussian: E[w z^2]."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,46 +54,58 @@ class Prior:
     """Typical standard deviation of one run's loss, relative."""
     noise_df: float = 4.0
     """How many runs that guess is worth."""
-    interaction: float = 0.1
-    """Standard deviation of the interaction term at the centre of the runs, in mean losses."""
-    form_floor: float = 0.15
+    second_order: float = 0.03
+    """Standard deviation of each second-order term at the centre of the runs, in mean losses."""
+    form_floor: float = 0.4
     """Smallest share of the draws that either form keeps; 0 trusts the runs alone, 0.5 trusts neither."""
 
 
 class Draws(NamedTuple):
-    """Laws drawn from the posterior, arrays [B]. G is 0 where the draw is of the additive form."""
+    """Laws drawn from the posterior, arrays [B]. P, Q and R are 0 where the draw is of the additive form."""
 
     E: Array
     A: Array
     B: Array
     alpha: Array
     beta: Array
-    G: Array
+    P: Array
+    Q: Array
+    R: Array
     noise: Array
     """Relative standard deviation of one run."""
 
-    def terms(self, N: Any, D: Any) -> tuple[Array, Array, Array]:
-        """The size, data and interaction terms; arguments broadcast against [B]."""
-        size = np.exp(np.log(self.A) - self.alpha * np.log(N))
-        data = np.exp(np.log(self.B) - self.beta * np.log(D))
-        cross = self.G * np.exp(-0.5 * (self.alpha * np.log(N) + self.beta * np.log(D)))
-        return size, data, cross
+    def terms(self, N: Any, D: Any) -> tuple[Array, Array, Array, Array, Array]:
+        """The terms in s, d, s^2, s d and d^2; arguments broadcast against [B]."""
+        s = np.exp(-self.alpha * np.log(N))
+        d = np.exp(-self.beta * np.log(D))
+        return self.A * s, self.B * d, self.P * s * s, self.Q * s * d, self.R * d * d
 
     def loss(self, N: Any, D: Any) -> Array:
-        """Loss of N parameters on D tokens under each draw."""
-        return self.E + sum(self.terms(N, D))
+        """Loss of N parameters on D tokens under each draw, floored at 1e-3: a wild draw far out is no law."""
+        return np.maximum(self.E + sum(self.terms(N, D)), 1e-3)
 
     def best_size(self, C: float, k: float = 6.0) -> Array:
-        """log N* at C FLOPs under each draw, [B]: where the loss along C = k N D stops falling."""
+        """log N* at C FLOPs under each draw, [B]: the lowest loss along C = k N D.
+
+        Sought within a factor of twenty of the additive part's own optimum (Hoffmann 2022, equation 4), on a grid
+        with a parabola through its lowest point: a second-order draw may turn down again far outside.
+        """
         log_units = np.log(C / k)
-        low = np.full(len(self.E), np.log(1e2))
-        high = np.full(len(self.E), log_units)
-        for _ in range(45):
-            x = 0.5 * (low + high)
-            size, data, cross = self.terms(np.exp(x), np.exp(log_units - x))
-            rises = self.beta * data - self.alpha * size + 0.5 * (self.beta - self.alpha) * cross > 0
-            low, high = np.where(rises, low, x), np.where(rises, x, high)
-        return 0.5 * (low + high)
+        additive = (np.log(self.alpha * self.A) - np.log(self.beta * self.B) + self.beta * log_units) / (
+            self.alpha + self.beta
+        )
+        if not np.any(self.P) and not np.any(self.Q) and not np.any(self.R):
+            return additive
+        step = 0.1
+        offsets = np.arange(-30, 31)[:, None] * step
+        x = additive + offsets
+        losses = self.loss(np.exp(x), np.exp(log_units - x))
+        low = np.clip(np.argmin(losses, axis=0), 1, len(offsets) - 2)
+        column = np.arange(len(additive))
+        left, middle, right = (losses[low + shift, column] for shift in (-1, 0, 1))
+        bend = left - 2 * middle + right
+        shift = np.where(bend > 0, 0.5 * (left - right) / np.where(bend > 0, bend, 1.0), 0.0)
+        return additive + offsets[low, 0] + step * np.clip(shift, -1.0, 1.0)
 
 
 class _Nodes(NamedTuple):
@@ -102,7 +117,7 @@ class _Nodes(NamedTuple):
     covariance: Array
     """Of the coefficients, per unit of noise variance."""
     misfit: Array
-    """Weighted sum of squares, in relative loss, with the prior's own."""
+    """Weighted sum of squares, in relative loss, with the prior's own and what the weights took."""
     log_weight: Array
 
 
@@ -110,8 +125,8 @@ class Posterior(NamedTuple):
     """Draws and what they were made from."""
 
     draws: Draws
-    interacting: float
-    """Posterior probability of the interacting form, before the floor."""
+    second_order: float
+    """Posterior probability of the second form, before the floor."""
     noise: float
     """Relative standard deviation of one run: posterior median."""
     weights: Array
@@ -150,16 +165,16 @@ def posterior(
         raise ValueError("N, D and loss must be finite and above zero; leave failed runs out")
     trust = np.ones(len(loss)) if trust is None else np.asarray(trust, dtype=float)
     problem = _weigh(_Problem.build(N, D, loss, prior, trust))
-    forms = [_refine(problem, interacting) for interacting in (False, True)]
+    forms = [_refine(problem, second_order) for second_order in (False, True)]
     evidence = np.array([_log_sum(nodes.log_weight) for nodes in forms])
     # The grids differ in area once laid around their mass: `_refine` returns weights per unit area.
     chance = float(1.0 / (1.0 + np.exp(np.clip(evidence[0] - evidence[1], -50, 50))))
     share = float(np.clip(chance, prior.form_floor, 1.0 - prior.form_floor))
     rng = np.random.default_rng(seed)
-    num_interacting = round(share * num_draws)
+    num_second = round(share * num_draws)
     parts = [
         _sample(problem, nodes, count, rng)
-        for nodes, count in zip(forms, (num_draws - num_interacting, num_interacting), strict=True)
+        for nodes, count in zip(forms, (num_draws - num_second, num_second), strict=True)
         if count
     ]
     draws = Draws(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
@@ -192,16 +207,16 @@ class _Problem:
         return float(self.loss.mean())
 
 
-def _solve(problem: _Problem, alpha: Array, beta: Array, interacting: bool) -> _Nodes:
+def _solve(problem: _Problem, alpha: Array, beta: Array, second_order: bool) -> _Nodes:
     """Integrate the coefficients at each node of exponents, [g]."""
     prior, y, w = problem.prior, problem.loss, problem.weights
     size = np.exp(-alpha[:, None] * problem.u)
     data = np.exp(-beta[:, None] * problem.v)
     columns = [np.ones_like(size), size, data]
     sds = [2.0, 2.0, 2.0]
-    if interacting:
-        columns.append(np.sqrt(size * data))
-        sds.append(prior.interaction)
+    if second_order:
+        columns += [size * size, size * data, data * data]
+        sds += [prior.second_order] * 3
     X = np.stack(columns, axis=2) / y[:, None]  # [g, n, p], relative to the loss
     noise2 = prior.noise**2
     ridge = noise2 / (np.array(sds) * problem.scale) ** 2
@@ -210,7 +225,7 @@ def _solve(problem: _Problem, alpha: Array, beta: Array, interacting: bool) -> _
     right = weighted.sum(axis=2)
     covariance = np.linalg.inv(H)
     coefficients = np.einsum("gpq,gq->gp", covariance, right)
-    misfit = np.maximum(w.sum() - np.einsum("gp,gp->g", coefficients, right), 0.0)
+    misfit = np.maximum(w.sum() - np.einsum("gp,gp->g", coefficients, right), 0.0) / KEPT
     df = prior.noise_df + len(y)
     left_over = prior.noise_df * noise2 + misfit
     sd = np.sqrt(np.einsum("gpp->gp", covariance) * (left_over / df)[:, None])
@@ -235,14 +250,14 @@ def _grid(low: Array, high: Array) -> tuple[Array, Array, float]:
     return np.exp(log_alpha.ravel()), np.exp(log_beta.ravel()), area
 
 
-def _refine(problem: _Problem, interacting: bool, rounds: int = ROUNDS) -> _Nodes:
+def _refine(problem: _Problem, second_order: bool, rounds: int = ROUNDS) -> _Nodes:
     """Lay the grid around the mass; the weights returned integrate over the box (log of weight x cell)."""
     width = 3.0 * problem.prior.exponent_sd
     center = np.full(2, np.log(problem.prior.exponent))
     low, high = center - width, center + width
     for turn in range(rounds):
         alpha, beta, area = _grid(low, high)
-        nodes = _solve(problem, alpha, beta, interacting)
+        nodes = _solve(problem, alpha, beta, second_order)
         if turn == rounds - 1:
             break
         share = np.exp(nodes.log_weight - nodes.log_weight.max())
@@ -257,7 +272,7 @@ def _refine(problem: _Problem, interacting: bool, rounds: int = ROUNDS) -> _Node
 
 def _weigh(problem: _Problem) -> _Problem:
     """Student weights at the additive form's posterior mean, iterated: a far run counts less."""
-    for _ in range(2):
+    for _ in range(3):
         nodes = _refine(problem, False, rounds=2)
         share = np.exp(nodes.log_weight - nodes.log_weight.max())
         best = int(np.argmax(share))
@@ -298,12 +313,21 @@ def _sample(problem: _Problem, nodes: _Nodes, count: int, rng: np.random.Generat
     alpha, beta = nodes.alpha[at], nodes.beta[at]
     log_A = np.log(theta[:, 1]) + alpha * problem.center[0]
     log_B = np.log(theta[:, 2]) + beta * problem.center[1]
-    cross = np.zeros(count)
-    if theta.shape[1] == 4:
-        # Beyond -1.9 sqrt(A B) the reducible loss would turn negative somewhere.
-        g = np.maximum(theta[:, 3], -1.9 * np.sqrt(theta[:, 1] * theta[:, 2]))
-        cross = g * np.exp(0.5 * (alpha * problem.center[0] + beta * problem.center[1]))
-    return Draws(theta[:, 0], np.exp(log_A), np.exp(log_B), alpha, beta, cross, np.sqrt(noise2))
+    second = np.zeros((3, count))
+    if theta.shape[1] == 6:
+        lift_s, lift_d = alpha * problem.center[0], beta * problem.center[1]
+        second = theta[:, 3:].T * np.exp([2 * lift_s, lift_s + lift_d, 2 * lift_d])
+    return Draws(
+        theta[:, 0],
+        np.exp(log_A),
+        np.exp(log_B),
+        alpha,
+        beta,
+        second[0],
+        second[1],
+        second[2],
+        np.sqrt(noise2),
+    )
 
 
 def _log_sum(values: Array) -> float:

@@ -53,7 +53,7 @@ class Rule:
     """Stop when the recommended size is within this of the best loss ..."""
     confidence: float = 0.95
     """... in this share of the draws."""
-    guard_share: float = 0.3
+    guard_share: float = 0.5
     """Share of the spending that goes to large runs, against a wrong law."""
     cost_power: float = 0.7
     """Runs are compared by value / cost^power: 1 favours many cheap ones, 0 forgets the cost."""
@@ -75,7 +75,7 @@ class Decision:
     """The share that it loses at most in 95 % of the draws."""
     within: float
     """Share of the draws in which N is within the rule's eps of the best loss."""
-    interacting: float
+    second_order: float
     """Posterior probability of the second form."""
     noise: float
     """Estimated noise of one run, relative standard deviation of the loss."""
@@ -209,7 +209,7 @@ def decide(belief: Posterior, target_flops: float, rule: Rule) -> Decision:
         lost=float(lost[best].mean()),
         lost_q95=float(np.quantile(lost[best], 0.95)),
         within=float(np.mean(excess <= rule.eps)),
-        interacting=belief.interacting,
+        second_order=belief.second_order,
         noise=belief.noise,
     )
 
@@ -247,9 +247,8 @@ class _Valley(NamedTuple):
     x: Array
     """log N*."""
     E: Array
-    size: Array
-    data: Array
-    cross: Array
+    terms: tuple[Array, Array, Array, Array, Array]
+    """In s, d, s^2, s d, d^2 at the optimum."""
     alpha: Array
     beta: Array
     gamma: Array
@@ -258,25 +257,31 @@ class _Valley(NamedTuple):
     @classmethod
     def build(cls, draws: Draws, C: float) -> _Valley:
         x = draws.best_size(C)
-        size, data, cross = draws.terms(np.exp(x), C / (K * np.exp(x)))
-        # By the envelope theorem only D moves with C: d log r / d log C = -(beta data + beta cross / 2) / r.
-        gamma = draws.beta * (data + 0.5 * cross) / (size + data + cross)
-        return cls(x, draws.E, size, data, cross, draws.alpha, draws.beta, np.maximum(gamma, 1e-3))
+        terms = draws.terms(np.exp(x), C / (K * np.exp(x)))
+        _, d, _, sd, dd = terms
+        # By the envelope theorem only D moves with C: d log r / d log C = -beta (d + sd + 2 dd) / r.
+        gamma = draws.beta * (d + sd + 2 * dd) / np.maximum(sum(terms), 1e-9)
+        return cls(x, draws.E, terms, draws.alpha, draws.beta, np.maximum(gamma, 1e-3))
+
+    @property
+    def best(self) -> Array:
+        """Reducible loss at the optimum."""
+        return np.maximum(sum(self.terms), 1e-9)
 
     def reducible(self, offset: Array) -> Array:
         """Reducible loss at log N* + offset."""
-        size, data = self.size * np.exp(-self.alpha * offset), self.data * np.exp(self.beta * offset)
-        return size + data + self.cross * np.exp(0.5 * (self.beta - self.alpha) * offset)
+        s, d, ss, sd, dd = self.terms
+        fall, rise = np.exp(-self.alpha * offset), np.exp(self.beta * offset)
+        return s * fall + d * rise + ss * fall**2 + sd * fall * rise + dd * rise**2
 
     def lost(self, offset: Array) -> Array:
         """Share of the compute lost at that offset: 1 - (r / r*)^(-1/gamma)."""
-        ratio = np.maximum(self.reducible(offset) / (self.size + self.data + self.cross), 1.0)
+        ratio = np.maximum(self.reducible(offset) / self.best, 1.0)
         return 1.0 - np.power(ratio, -1.0 / self.gamma)
 
     def excess(self, offset: Array) -> Array:
         """Loss above the best, relative."""
-        best = self.size + self.data + self.cross
-        return (self.reducible(offset) - best) / (self.E + best)
+        return (self.reducible(offset) - self.best) / (self.E + self.best)
 
 
 class Ensemble:
@@ -431,6 +436,23 @@ def isoflop_candidates(budgets: Any, sizes: Any, convention_k: float = K) -> Can
     """Every size at every budget, as candidates."""
     C, N = (grid.ravel() for grid in np.meshgrid(np.asarray(budgets, float), np.asarray(sizes, float)))
     return Candidates(N, C / (convention_k * N), C)
+
+
+def default_candidates(
+    runs: Runs, target_flops: float, rule: Rule | None = None, *, seed: int = 0
+) -> Candidates:
+    """Runs worth offering when none are given: nine sizes around the predicted optimum, four budgets a decade.
+
+    From the cheapest budget that was run to ten times the dearest, and never beyond the target.
+    """
+    belief = believe(runs, rule or Rule(), seed=seed)
+    low, high = float(runs.flops.min()), min(10.0 * float(runs.flops.max()), target_flops)
+    budgets = np.geomspace(low, high, max(2, 1 + round(4 * np.log10(high / low))))
+    steps = np.linspace(-1.6, 1.6, 9)
+    parts = [(np.exp(np.median(belief.draws.best_size(float(C))) + steps), float(C)) for C in budgets]
+    N = np.concatenate([sizes for sizes, _ in parts])
+    C = np.concatenate([np.full(len(steps), one) for _, one in parts])
+    return Candidates(N, C / (K * N), C)
 
 
 def without(candidates: Candidates, index: int) -> Candidates:

@@ -10,8 +10,9 @@ import math
 import textwrap
 from collections.abc import Callable
 
+from isoflop.plan.next_run import NextRuns
 from isoflop.plan.size import Interval, LifetimeSize, PricedSize, SizePlan, SmallestWithin
-from isoflop.units import format_count, format_seconds
+from isoflop.units import format_count, format_flops, format_seconds
 
 WIDTH = 100
 """Columns."""
@@ -33,6 +34,38 @@ def plan_text(plan: SizePlan) -> str:
         _caution(plan),
     ]
     return "\n\n".join("\n".join(block) for block in blocks if block)
+
+
+def next_text(answer: NextRuns) -> str:
+    """The next runs, with what acting now would mean, for a terminal."""
+    now = answer.now
+    lines = [
+        f"To decide: the size to train with {format_flops(answer.target_flops)}",
+        "",
+        _row("Acting now", f"{format_count(now.N)} parameters (95% of the laws that fit put the best size at "
+             f"{short(now.N_ci95[0])} to {short(now.N_ci95[1])})"),
+        _row("Compute lost", f"{percent(now.lost)} on average, in 95% at most {percent(now.lost_q95)}"),
+        _row("Noise", f"{percent(now.noise)} of the loss between runs of the same kind"),
+    ]  # fmt: skip
+    if answer.doubt:
+        lines.append(
+            _row(
+                "In doubt", f"large runs missed their prediction; small ones count less ({answer.doubt:.2%})"
+            )
+        )
+    lines += ["", f"{'Stop' if answer.stop else 'Go on'}: {answer.reason}."]
+    if answer.chosen:
+        lines += [
+            "",
+            f"{'size':>8} {'tokens':>8} {'cost':>14} {'expected loss':>20}   {'lost after it':>13}   why",
+        ]
+    for one in answer.chosen:
+        why = "worth most for its cost" if one.why == "decision" else "guard against a wrong law"
+        lines.append(
+            f"{short(one.N):>8} {short(one.D):>8} {format_flops(one.flops):>14} "
+            f"{f'{one.predicted_loss:.3f} +/- {one.predicted_sd:.3f}':>20}   {percent(one.lost_after):>13}   {why}"
+        )
+    return "\n".join(line for text in lines for line in (textwrap.wrap(text, WIDTH) or [""]))
 
 
 def percent(share: float) -> str:
