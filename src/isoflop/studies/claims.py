@@ -432,12 +432,14 @@ CLAIMS: tuple[Claim, ...] = (
         "Extrapolated to human accuracy, present self-supervised methods would need vastly more than a "
         "human lifetime of video.",
         "fit judge",
+        "sample_efficiency",
     ),
     _claim(
         "P19.2",
         "Raising data, model size and resolution together may reach human-level object recognition with "
         "about a human's amount of experience.",
         "fit judge",
+        "joint_scaling",
     ),
     _claim(
         "P19.3",
@@ -495,6 +497,7 @@ CLAIMS: tuple[Claim, ...] = (
         "Many reports of abilities that emerge suddenly with scale rest on a logarithmic axis, few points "
         "and no comparison with simpler curves.",
         "fit judge",
+        "emergence",
     ),
     _claim(
         "P23.1",
@@ -514,6 +517,7 @@ CLAIMS: tuple[Claim, ...] = (
         "Image models need about ten exposures to recognise what people recognise after one, and are at "
         "chance after one.",
         "data train subject fit judge",
+        "recognition_memory",
     ),
     _claim(
         "P24.2",
@@ -531,6 +535,7 @@ CLAIMS: tuple[Claim, ...] = (
         "How much data or size would bring one-exposure recognition to the human level can be estimated "
         "from the trend.",
         "fit judge",
+        "recognition_memory",
     ),
     _claim(
         "P25.1",
