@@ -18,6 +18,7 @@ from isoflop.plan.next_run import (
     believe,
     check_run,
     decide,
+    default_candidates,
     doubt_of,
     grown,
     isoflop_candidates,
@@ -25,6 +26,7 @@ from isoflop.plan.next_run import (
     without,
 )
 from isoflop.plan.price import compute_kept
+from isoflop.plan.text import WIDTH, next_text
 
 LAW = ChinchillaLaw(E=1.8172, A=477.8, B=2143.0, alpha=0.3473, beta=0.3672)
 TARGET = 1e22
@@ -125,6 +127,25 @@ def test_a_failed_prediction_raises_doubt_and_widens_the_answer() -> None:
     assert doubt > 0
     wide, narrow = (decide(believe(runs, RULE, doubt=d), TARGET, RULE).N_ci95 for d in (doubt, 0.0))
     assert wide[1] / wide[0] > narrow[1] / narrow[0]
+
+
+def test_default_candidates_lie_around_the_predicted_path() -> None:
+    runs = some_runs()
+    offered = default_candidates(runs, TARGET, RULE)
+    assert offered.flops.max() == pytest.approx(10 * runs.flops.max())
+    assert np.allclose(6 * offered.N * offered.D, offered.flops)
+    capped = default_candidates(runs, 2e19, RULE)
+    assert capped.flops.max() == pytest.approx(2e19)
+
+
+def test_text_says_what_to_run_why_and_whether_to_stop() -> None:
+    answer = next_runs(some_runs(), CANDIDATES, TARGET, num=3, allowance=2e20, rule=RULE)
+    text = next_text(answer)
+    assert "Go on: the recommended size is within" in text
+    assert "guard against a wrong law" in text
+    assert max(map(len, text.splitlines())) <= WIDTH
+    stopped = next_runs(some_runs(), CANDIDATES, TARGET, allowance=1e10, rule=RULE)
+    assert "Stop: no candidate can be paid" in next_text(stopped)
 
 
 def test_nothing_that_can_be_paid_ends_it() -> None:

@@ -140,8 +140,9 @@ def test_json_holds_what_is_promised_and_no_nan(belief: Belief) -> None:
     assert {
         "N_opt", "D_opt", "N_opt_ci95", "basin_1pct", "smallest_within", "lifetime", "sensitivity",
     } <= set(mapping)  # fmt: skip
-    assert {"eps", "confidence", "N", "priced"} <= set(mapping["smallest_within"])
-    assert mapping["smallest_within"]["priced"]["compute_kept"] < 1
+    smallest = mapping["smallest_within"]
+    assert {"eps", "confidence", "N", "price", "equivalent_flops", "probability"} <= set(smallest)
+    assert smallest["price"] == pytest.approx(1 - smallest["priced"]["compute_kept"])
     json.dumps(mapping, allow_nan=False)
 
 

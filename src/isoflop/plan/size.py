@@ -144,7 +144,12 @@ class SmallestWithin(Record, frozen=True, kw_only=True):
     """None when no size is that safe; then `reason` says so."""
     probability: float | None
     """Share of the draws in which it is within eps; None without draws."""
+    price: float | None
+    """In compute equivalents: share of the budget that an optimally sized model of the same loss saves."""
+    equivalent_flops: float | None
+    """What such a model needs, FLOPs."""
     priced: PricedSize | None
+    """The same size with everything else that it gives and costs."""
     reason: str | None = None
 
 
@@ -408,31 +413,30 @@ class Valley:
     def smallest(self, eps: float, confidence: float) -> SmallestWithin:
         point, spread = self.basin(eps)
         if spread is None:
-            return SmallestWithin(
-                eps=eps,
-                confidence=confidence,
-                N=point.N_lo,
-                probability=None,
-                priced=self.priced(point.N_lo),
-                reason=f"under the point estimate alone: {self.belief.why_no_draws}",
-            )
+            alone = f"under the point estimate alone: {self.belief.why_no_draws}"
+            return self._smallest(eps, confidence, point.N_lo, None, alone)
         safe = price.smallest_safe_size(spread, confidence)
+        reason: str | None = None
         if safe.N is None:
-            return SmallestWithin(
-                eps=eps,
-                confidence=confidence,
-                N=None,
-                probability=safe.probability,
-                priced=None,
-                reason=f"no size is within {eps:.2%} of the optimum in {confidence:.0%} of the draws; the "
-                f"safest, {units.format_count(safe.surest_N)}, is in {safe.probability:.0%}",
+            reason = (
+                f"no size is within {eps:.2%} of the optimum in {confidence:.0%} of the draws; the safest, "
+                f"{units.format_count(safe.surest_N)}, is in {safe.probability:.0%}"
             )
+        return self._smallest(eps, confidence, safe.N, safe.probability, reason)
+
+    def _smallest(
+        self, eps: float, confidence: float, N: float | None, probability: float | None, reason: str | None
+    ) -> SmallestWithin:
+        priced = None if N is None else self.priced(N)
         return SmallestWithin(
             eps=eps,
             confidence=confidence,
-            N=safe.N,
-            probability=safe.probability,
-            priced=self.priced(safe.N),
+            N=N,
+            probability=probability,
+            price=None if priced is None else 1.0 - priced.compute_kept,
+            equivalent_flops=None if priced is None else priced.equivalent_flops,
+            priced=priced,
+            reason=reason,
         )
 
     def priced(self, N: float) -> PricedSize:
