@@ -287,3 +287,23 @@ def plan_size(
         write_page(made, page)
         text, mapping = f"{text}\n\npage: {page}", {**mapping, "page": str(page)}
     return text, mapping
+
+
+@plan.command("run")
+@click.argument("recipe", type=click.Path(path_type=Path))
+@click.option("--variant", help="Variant of the recipe; its first by default.")
+@click.option(
+    "--scale", default="full", show_default=True, help="full, or a smaller size that the recipe knows."
+)
+@verb("plan.run")
+def plan_run(recipe: Path, variant: str | None, scale: str) -> tuple[str, dict[str, Any]]:
+    """Memory, layout, step time, days and cost of one large run, from its recipe folder."""
+    from isoflop.plan.recipe import load_recipe
+    from isoflop.plan.training_run import plan_run as answer
+    from isoflop.plan.training_run_text import run_plan_text
+    from isoflop.records import to_mapping
+
+    made = answer(load_recipe(recipe, variant, scale))
+    mapping = to_mapping(made)
+    mapping.pop("schema")
+    return run_plan_text(made), mapping

@@ -58,6 +58,32 @@ def data_prepare(source: str, tokenizer: str) -> tuple[str, dict[str, Any]]:
     return text, {"corpus": to_mapping(record)}
 
 
+@data.command("tokenize")
+@click.argument("source")
+@click.option(
+    "--tokenizer", required=True, help="bytes, a tokenizer.json or its folder, or a Hugging Face name."
+)
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder of the shards.")
+@click.option("--workers", type=int, help="Processes; one per core by default.")
+@click.option("--text-field", help="Field that holds the text; found by its usual names by default.")
+@verb("data.tokenize")
+def data_tokenize(
+    source: str, tokenizer: str, out: Path, workers: int | None, text_field: str | None
+) -> tuple[str, dict[str, Any]]:
+    """Tokenize a large text into memory-mapped shards; a call that was cut goes on where it stopped."""
+    from isoflop.cli.main import say
+    from isoflop.data.tokenize import tokenize
+    from isoflop.units import format_bytes, format_seconds, format_tokens
+
+    done = tokenize(source, tokenizer, out, workers=workers, text_field=text_field, progress=say)
+    text = (
+        f"{format_tokens(done.tokens)} from {format_bytes(done.text_bytes)} in {format_seconds(done.seconds)}; "
+        f"{done.num_parts} parts, {done.num_done_before} of them there before, {len(done.damaged)} not readable"
+    )
+    answer = {"out": str(out), "tokens": done.tokens, "text_bytes": done.text_bytes, "parts": done.num_parts}
+    return text, {**answer, "damaged": [item.what for item in done.damaged]}
+
+
 @data.command("list")
 @verb("data.list")
 def data_list() -> tuple[str, dict[str, Any]]:
@@ -220,6 +246,39 @@ def _fit_curve(
     rule = "Every family is fitted; weights by AICc and forward prediction; a question is decided when the design "
     rule += "analysis says that these points could have told the families apart."
     return with_report(render_curve(answer), answer, out, rule, lambda: curve_verdict(answer))
+
+
+@main.command("next")
+@click.argument("table", type=click.Path(path_type=Path))
+@click.option("--target", required=True, help="Budget at which the decision will be taken, e.g. 1e23.")
+@click.option("--num", type=int, default=3, show_default=True, help="Runs to choose at once.")
+@click.option("--allowance", help="FLOPs that may still be spent; no limit by default.")
+@click.option("--column", "columns", multiple=True, help="ROLE=NAME for a column without a usual name.")
+@click.option("--seed", type=int, default=0, show_default=True)
+@verb("next")
+def next_command(
+    table: Path, target: str, num: int, allowance: str | None, columns: tuple[str, ...], seed: int
+) -> tuple[str, dict[str, Any]]:
+    """Which run next: those that keep most compute from being lost by acting on the present fit."""
+    import dataclasses
+
+    from isoflop.fit.tables import read_runs
+    from isoflop.plan.next_run import Runs, default_candidates, next_runs
+    from isoflop.plan.text import next_text
+    from isoflop.units import parse_count
+
+    read = read_runs(table, dict(_role(text) for text in columns))
+    runs = Runs(read.N, read.D, read.loss, 6.0 * read.N * read.D)
+    budget = parse_count(target)
+    answer = next_runs(
+        runs,
+        default_candidates(runs, budget, seed=seed),
+        budget,
+        num=num,
+        allowance=None if allowance is None else parse_count(allowance),
+        seed=seed,
+    )
+    return next_text(answer), dataclasses.asdict(answer)
 
 
 def _role(text: str) -> tuple[str, str]:
