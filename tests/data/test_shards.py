@@ -12,15 +12,17 @@ from isoflop.data import DataError, TrainingWindows, prepare, validation_windows
 from isoflop.data import shards as shards_module
 from isoflop.data.corpus import open_corpus
 from isoflop.data.shards import (
+    ShardSet,
     TokenShards,
     check_hashes,
+    leave_out_damaged,
     open_shards,
     part_path,
     read_windows,
     token_dtype,
 )
 from isoflop.data.tokenize import tokenize
-from isoflop.records import DataSpec
+from isoflop.records import DataSpec, read
 
 
 def spread(tmp_path: Path, sizes: list[int]) -> tuple[TokenShards, np.ndarray]:
@@ -120,15 +122,27 @@ def test_a_damaged_shard_is_named_before_anything_is_read(made, how):
     name = damage_second(made, how)
     with pytest.raises(DataError, match=f"1 of 4 token shards.*{name}"):
         open_shards(made)
-    opened = open_shards(made, skip_damaged=True)
-    assert [exclusion.what for exclusion in opened.left_out] == [name]
+    before = open_shards_index(made)
+    assert [exclusion.what for exclusion in leave_out_damaged(made)] == [name]
+    opened = open_shards(made)
     assert len(opened.index.parts) == 3
+    assert opened.index.corpus_sha256 != before  # another text, so another corpus
+    record = prepare(made).record
+    assert record.skipped[0].what == name
+    assert leave_out_damaged(made) == ()
 
 
-def test_leaving_a_shard_out_makes_another_corpus(made):
-    before = open_shards(made).index.corpus_sha256
+def open_shards_index(folder: Path) -> str:
+    return read(folder / "shards.json", ShardSet).corpus_sha256
+
+
+def test_tokenizing_again_brings_a_lost_part_back(made):
+    before = open_shards_index(made)
     damage_second(made, "gone")
-    assert open_shards(made, skip_damaged=True).index.corpus_sha256 != before
+    leave_out_damaged(made)
+    again = tokenize(made.parent, "bytes", made, workers=1, held_out_one_in=5)
+    assert again.num_done_before == 3
+    assert open_shards_index(made) == before
 
 
 def test_a_flipped_bit_is_found_by_its_hash(made):

@@ -151,12 +151,11 @@ def prepare(
         ) from error
 
 
-def open_shard_corpus(folder: str | Path, *, skip_damaged: bool = False) -> Corpus:
-    """A folder of token shards as a corpus. Arguments and errors as for `isoflop.data.shards.open_shards`."""
-    opened = open_shards(folder, skip_damaged=skip_damaged)
-    record = opened.index.corpus_record(str(folder))
+def open_shard_corpus(folder: str | Path) -> Corpus:
+    """A folder of token shards as a corpus. Errors as for `isoflop.data.shards.open_shards`."""
+    opened = open_shards(folder)
     return Corpus(
-        record=msgspec.structs.replace(record, skipped=(*opened.left_out, *record.skipped)),
+        record=opened.index.corpus_record(str(folder)),
         train=opened.train,
         val=opened.val,
         token_bytes=opened.token_bytes,

@@ -9,7 +9,6 @@ here, `isoflop.plan.mixture_account`.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +19,7 @@ import numpy.typing as npt
 from isoflop.data.corpus import Corpus, open_shard_corpus, prepare
 from isoflop.data.documents import STDLIB, DataError
 from isoflop.data.order import TrainingWindows
-from isoflop.data.shards import is_shard_folder
+from isoflop.data.shards import is_shard_folder, leave_out_damaged
 from isoflop.data.tokenizer import is_trained
 from isoflop.records import DataSource, DataSpec, Mixture, MixtureSource, Record
 
@@ -82,7 +81,7 @@ def open_mixture(
             weight and serves all.
         context: tokens per training sequence.
         order_seed: of the order.
-        skip_damaged: leave out damaged shards, and say so, instead of refusing.
+        skip_damaged: take damaged shards out of their folder's index, on record, instead of refusing.
         cache_dir, progress: as for `isoflop.data.prepare`.
 
     Raises:
@@ -95,7 +94,9 @@ def open_mixture(
     for source in sources:
         path = _shards_of(source, Path(folder))
         if path is not None:
-            opened[source.name] = open_shard_corpus(path, skip_damaged=skip_damaged)
+            if skip_damaged:
+                leave_out_damaged(path)
+            opened[source.name] = open_shard_corpus(path)
     shared = _tokenizer_of(opened, tokenizer)
     for source in sorted(sources, key=lambda one: -one.weight):
         if source.name in opened:
@@ -121,14 +122,6 @@ def data_spec(mixture: Mixture, corpora: Sequence[Corpus], *, context: int, orde
     for source, corpus in zip(_weighted(mixture), corpora, strict=True):
         sources.append(corpus.data_source(source.weight, mixture.weight_unit))
     return DataSpec(sources=tuple(sources), context=context, order_seed=order_seed)
-
-
-def session_seed(mixture: Mixture, order_seed: int, session: int) -> int:
-    """The order's seed in job number `session`, from 0: the same for all, unless each shuffles anew."""
-    if mixture.order == "one":
-        return order_seed
-    digest = hashlib.sha256(f"isoflop session/1 {order_seed} {session}".encode()).digest()
-    return int.from_bytes(digest[:4], "little")
 
 
 def account(opened: OpenMixture, num_samples: int) -> tuple[SourceReading, ...]:

@@ -24,7 +24,8 @@ import numpy as np
 import numpy.typing as npt
 
 from isoflop.data.documents import DataError, Side
-from isoflop.records import CorpusRecord, Exclusion, Record, RecordError, read, sha256_json
+from isoflop.records import CorpusRecord, Exclusion, Record, RecordError, encode, read, sha256_json
+from isoflop.store import write_atomic
 
 IntArray = npt.NDArray[np.int64]
 
@@ -70,6 +71,8 @@ class ShardSet(Record, frozen=True, kw_only=True):
     held_out_one_in: int | None
     """One document in so many is held out, by the hash of its name; None holds out none."""
     parts: tuple[ShardPart, ...]
+    left_out: tuple[Exclusion, ...] = ()
+    """Parts that were damaged and taken out of the index, with the reason."""
 
     @property
     def corpus_sha256(self) -> str:
@@ -83,7 +86,7 @@ class ShardSet(Record, frozen=True, kw_only=True):
             if self.held_out_one_in
             else "nothing is held out"
         )
-        skipped = [exclusion for part in self.parts for exclusion in part.skipped]
+        skipped = [*self.left_out, *(exclusion for part in self.parts for exclusion in part.skipped)]
         return CorpusRecord(
             source=source,
             corpus_sha256=self.corpus_sha256,
@@ -196,12 +199,9 @@ class OpenShards(msgspec.Struct, frozen=True, kw_only=True):
     """A folder of shards, checked and ready to read."""
 
     index: ShardSet
-    """What is used: without the parts that were left out."""
     train: TokenShards
     val: TokenShards
     token_bytes: npt.NDArray[np.int32]
-    left_out: tuple[Exclusion, ...]
-    """Damaged parts that were left out because the caller allowed it."""
 
 
 def is_shard_folder(path: Path | str) -> bool:
@@ -209,39 +209,28 @@ def is_shard_folder(path: Path | str) -> bool:
     return (Path(path) / INDEX).is_file()
 
 
-def open_shards(folder: Path | str, *, skip_damaged: bool = False) -> OpenShards:
+def open_shards(folder: Path | str) -> OpenShards:
     """Open a folder of token shards.
 
     Args:
         folder: as `isoflop.data.tokenize` made it.
-        skip_damaged: leave out parts whose files are missing or of the wrong size, and say so, instead of
-            refusing. The corpus is then another one, by hash and by content.
 
     Raises:
         DataError: no finished folder, or damaged files (all are named, up to a few).
     """
     path = Path(folder)
-    if not is_shard_folder(path):
-        unfinished = (path / PARTS).is_dir()
-        raise DataError(
-            f"{path} holds {'unfinished token shards' if unfinished else 'no token shards'}: make them with "
-            f"`isoflop data tokenize SOURCE --tokenizer FILE --out {path}`"
-        )
+    index = _read_index(path)
     try:
-        index = read(path / INDEX, ShardSet)
         token_bytes = np.load(path / "token_bytes.npy")
-    except (RecordError, OSError, ValueError) as error:
+    except (OSError, ValueError) as error:
         raise DataError(f"{path} cannot be read: {error}; tokenize it again") from None
-    damage = _find_damage(path, index)
-    if damage and not skip_damaged:
+    if damage := _find_damage(path, index):
         shown = "; ".join(f"{exclusion.what}: {exclusion.reason}" for exclusion in damage[:3])
         more = f" and {len(damage) - 3} more" if len(damage) > 3 else ""
         raise DataError(
             f"{len(damage)} of {len(index.parts)} token shards in {path} are damaged ({shown}{more}). Tokenize "
             "again (whole parts are kept), or allow damaged shards to be left out"
         )
-    bad = {exclusion.what for exclusion in damage}
-    index = msgspec.structs.replace(index, parts=tuple(part for part in index.parts if part.name not in bad))
     if not any(part.train_tokens for part in index.parts):
         raise DataError(f"{path} holds no training tokens")
     return OpenShards(
@@ -249,8 +238,41 @@ def open_shards(folder: Path | str, *, skip_damaged: bool = False) -> OpenShards
         train=_side(path, index, "train"),
         val=_side(path, index, "val"),
         token_bytes=token_bytes,
-        left_out=tuple(damage),
     )
+
+
+def leave_out_damaged(folder: Path | str) -> tuple[Exclusion, ...]:
+    """Take damaged parts out of the index of a folder, for good and on record. Returns what was taken out.
+
+    The corpus is another one afterwards, by hash and by content; tokenizing again brings the parts back.
+
+    Raises DataError when there is no finished folder, or nothing would be left.
+    """
+    path = Path(folder)
+    index = _read_index(path)
+    damage = _find_damage(path, index)
+    if not damage:
+        return ()
+    bad = {exclusion.what for exclusion in damage}
+    kept = tuple(part for part in index.parts if part.name not in bad)
+    if not any(part.train_tokens for part in kept):
+        raise DataError(f"all training tokens of {path} are in damaged shards: tokenize it again")
+    index = msgspec.structs.replace(index, parts=kept, left_out=(*index.left_out, *damage))
+    write_atomic(path / INDEX, encode(index, indent=1))
+    return tuple(damage)
+
+
+def _read_index(path: Path) -> ShardSet:
+    if not is_shard_folder(path):
+        unfinished = (path / PARTS).is_dir()
+        raise DataError(
+            f"{path} holds {'unfinished token shards' if unfinished else 'no token shards'}: make them with "
+            f"`isoflop data tokenize SOURCE --tokenizer FILE --out {path}`"
+        )
+    try:
+        return read(path / INDEX, ShardSet)
+    except (RecordError, OSError) as error:
+        raise DataError(f"{path} cannot be read: {error}; tokenize it again") from None
 
 
 def part_path(folder: Path, name: str, side: Side) -> Path:
@@ -304,9 +326,7 @@ def check_hashes(folder: Path | str) -> tuple[Exclusion, ...]:
     Raises DataError when the folder cannot be opened at all.
     """
     path = Path(folder)
-    if not is_shard_folder(path):
-        raise DataError(f"{path} holds no token shards")
-    index = read(path / INDEX, ShardSet)
+    index = _read_index(path)
     found = list(_find_damage(path, index))
     bad = {exclusion.what for exclusion in found}
     for part in index.parts:
