@@ -90,7 +90,7 @@ class MultistartAudit:
     misses: int
     """Of those, replicates that a start improved by more than 1e-9 (the better one is kept)."""
     worst_gap: float
-    """Largest relative gap found among them; None of them audited gives 0."""
+    """Largest relative gap found among them (0 when none was audited)."""
 
 
 class OptimumEstimate(NamedTuple):
@@ -535,7 +535,7 @@ def _assemble(
         converged=bool(best.gap[0] <= GAP and best.curvature[0] > 0),
         scaled_gradient=float(best.scaled_gradient[0]),
         smallest_curvature=float(best.curvature[0]),
-        multistart_gap=0.0,
+        multistart_gap=audit.worst_gap if audit.audited else None,
         certified_share=share,
         note=f"{audit.starts_at_optimum} of {audit.starts} starts reach this optimum, none a lower one; "
         f"{audit.misses} of {audit.audited} audited replicates were improved by their 25 starts",

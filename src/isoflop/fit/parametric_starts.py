@@ -251,9 +251,7 @@ class LinearPrediction:
         """theta of each row near its optimum: [B, n] targets and weights (or [1, n]) -> [B, 5]."""
         num_rows = max(len(targets), len(weights))
         w = weights.astype(np.float32)
-        r0 = self.r0 if targets is self.target or len(targets) == 1 else (
-            self.r0 + (self.target - targets).astype(np.float32)
-        )  # fmt: skip
+        r0 = self.r0 + (self.target - targets).astype(np.float32)
         damping = np.full(num_rows, 1e-6, np.float32)
         u = np.zeros((num_rows, NUM_PARAMETERS), np.float32)
         at = self._evaluate(u, r0, w, rho)
