@@ -21,6 +21,7 @@ from isoflop.plan.next_run import (
     default_candidates,
     doubt_of,
     grown,
+    held_out,
     isoflop_candidates,
     next_runs,
     without,
@@ -82,7 +83,9 @@ def test_a_useful_run_lowers_the_expected_loss_and_a_useless_one_does_not() -> N
 
 
 def test_choice_pays_within_the_allowance_and_guards_first() -> None:
-    answer = next_runs(some_runs(), CANDIDATES, TARGET, num=4, allowance=2e20, rule=RULE)
+    answer = next_runs(
+        some_runs(), CANDIDATES, TARGET, num=4, allowance=2e20, spent_on_guard=0.0, checks=(), rule=RULE
+    )
     assert not answer.stop
     assert answer.chosen[0].why == "guard"
     assert {one.why for one in answer.chosen} == {"guard", "decision"}
@@ -108,11 +111,23 @@ def test_it_stops_when_the_decision_is_stable_and_was_checked() -> None:
     assert answer.stop
     assert answer.chosen == ()
     assert "within 20.00%" in answer.reason
-    unchecked = next_runs(some_runs(), CANDIDATES, TARGET, rule=easy)
+    unchecked = next_runs(some_runs(), CANDIDATES, TARGET, checks=(), rule=easy)
     assert not unchecked.stop
     assert "prediction" in unchecked.reason
     failed = next_runs(some_runs(), CANDIDATES, TARGET, checks=(replace(passed[0], z=5.0),), rule=easy)
     assert not failed.stop
+
+
+def test_the_largest_budget_is_held_out_when_nothing_was_checked() -> None:
+    runs = some_runs(9)
+    fine = next_runs(runs, CANDIDATES, TARGET, rule=RULE)
+    assert len(fine.checks) == 1
+    assert abs(fine.checks[0].z) < ALARM
+    spoilt = runs._replace(loss=np.where(runs.flops == runs.flops.max(), 1.3 * runs.loss, runs.loss))
+    alarmed = next_runs(spoilt, CANDIDATES, TARGET, rule=RULE)
+    assert abs(alarmed.checks[-1].z) > ALARM
+    assert alarmed.doubt > 0
+    assert held_out(some_runs(5), RULE) == ()
 
 
 def test_a_failed_prediction_raises_doubt_and_widens_the_answer() -> None:
@@ -139,7 +154,7 @@ def test_default_candidates_lie_around_the_predicted_path() -> None:
 
 
 def test_text_says_what_to_run_why_and_whether_to_stop() -> None:
-    answer = next_runs(some_runs(), CANDIDATES, TARGET, num=3, allowance=2e20, rule=RULE)
+    answer = next_runs(some_runs(), CANDIDATES, TARGET, num=3, allowance=2e20, spent_on_guard=0.0, rule=RULE)
     text = next_text(answer)
     assert "Go on: the recommended size is within" in text
     assert "guard against a wrong law" in text

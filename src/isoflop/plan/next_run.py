@@ -130,8 +130,8 @@ def next_runs(
     *,
     num: int = 3,
     allowance: float | None = None,
-    spent_on_guard: float = 0.0,
-    checks: tuple[Check, ...] = (),
+    spent_on_guard: float | None = None,
+    checks: tuple[Check, ...] | None = None,
     rule: Rule | None = None,
     seed: int = 0,
 ) -> NextRuns:
@@ -143,8 +143,10 @@ def next_runs(
         target_flops: the budget at which the decision will be taken.
         num: how many runs to choose at once.
         allowance: FLOPs that may still be spent; None for no limit.
-        spent_on_guard: FLOPs already spent on large runs against a wrong law.
-        checks: the held-out predictions so far, from `check_run`.
+        spent_on_guard: FLOPs already spent on large runs against a wrong law; those of the runs at the largest
+            budget when left out.
+        checks: the held-out predictions so far, from `check_run`; when left out, the runs at the largest budget are
+            predicted from all others.
         rule: thresholds and shares.
         seed: of the draws.
 
@@ -152,6 +154,9 @@ def next_runs(
     """
     rule = rule or Rule()
     _refuse(runs, candidates, target_flops, num)
+    checks = held_out(runs, rule, seed=seed) if checks is None else checks
+    if spent_on_guard is None:
+        spent_on_guard = float(runs.flops[_at_top(runs)].sum()) if checks else 0.0
     doubt = doubt_of(checks)
     belief = believe(runs, rule, doubt=doubt, seed=seed)
     now = decide(belief, target_flops, rule)
@@ -212,6 +217,28 @@ def decide(belief: Posterior, target_flops: float, rule: Rule) -> Decision:
         second_order=belief.second_order,
         noise=belief.noise,
     )
+
+
+def _at_top(runs: Runs) -> Array:
+    """Runs at the largest budget, [n] booleans."""
+    return runs.flops >= 0.9 * runs.flops.max()
+
+
+def held_out(runs: Runs, rule: Rule, *, seed: int = 0) -> tuple[Check, ...]:
+    """The runs at the largest budget, predicted from all others, the worst prediction last.
+
+    None when fewer than five runs would be left to predict from.
+    """
+    top = _at_top(runs)
+    if np.count_nonzero(~top) < 5:
+        return ()
+    below = Runs(*(values[~top] for values in runs))
+    belief = believe(below, rule, seed=seed)
+    checks = [
+        check_run(belief, below, float(runs.N[i]), float(runs.D[i]), float(runs.loss[i]))
+        for i in np.flatnonzero(top)
+    ]
+    return tuple(sorted(checks, key=lambda check: abs(check.z)))
 
 
 def check_run(belief: Posterior, runs: Runs, N: float, D: float, loss: float) -> Check:
