@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 import torch
@@ -73,6 +74,9 @@ def test_on_one_device_it_is_the_run_of_one_process_to_the_bit(
     assert record.flops_spent == pytest.approx(expected.flops_spent, rel=1e-12)
     assert samples.tolist() == list(range(30 * BATCH))
     assert states.steps(here.checkpoints) == []
+    again, samples = train(spec, here.path, placement(micro_batch_seqs=BATCH))
+    assert again == record
+    assert not samples.size  # nothing is done twice
     assert measure_run(here).loss == expected_loss(there)
 
 
@@ -201,7 +205,8 @@ def test_another_run_s_folder_is_refused(make_spec: MakeSpec, tmp_path: Path) ->
 def test_two_ranks_on_any_mesh_and_through_changes_of_mesh(
     make_spec: MakeSpec, corpus: Corpus, tmp_path: Path
 ) -> None:
-    spec, one = make_spec(num_steps=30), RunFolder(tmp_path / "one")
+    two_kv_heads = msgspec.structs.replace(make_spec().net, num_kv_heads=2)  # two tensor ranks share them
+    spec, one = make_spec(num_steps=30, net=two_kv_heads), RunFolder(tmp_path / "one")
     train_run(spec, one, corpora=[corpus])
     other = build_net(make_spec(net=spec.net).net, torch.Generator())
     save_weights(other, spec.net, tmp_path / "weights", mesh.join(MeshSpec()))
