@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -84,10 +85,14 @@ class Terrain:
 
     def loss(self, N: Real) -> Real:
         """Loss, nats per token, of N parameters trained with what the budget leaves."""
-        return loss(self.law, N, self.tokens(N), self.unique_tokens)
+        return loss(self.law, N, self.tokens(N), self.unique_tokens, fed=self._fed)
 
     def optimum(self) -> Optimum:
         """The size with the lowest loss."""
+        return self._best
+
+    @cached_property
+    def _best(self) -> Optimum:
         if self.serve_tokens == 0:
             best = self.law.optimum(self.flops)
             if self.unique_tokens is None or np.all(np.asarray(best.D) <= self.unique_tokens):
@@ -116,6 +121,11 @@ class Terrain:
         high = bisect(above, x, np.minimum(x + 40.0, top))
         return Basin(_plain(np.exp(low)), _plain(np.exp(high)))
 
+    @cached_property
+    def _fed(self) -> Real:
+        """The size that the unique tokens can feed."""
+        return None if self.unique_tokens is None else size_fed_by(self.law, self.unique_tokens)
+
     def _top(self) -> Real:
         """log N at which serving alone eats the budget."""
         if self.serve_tokens == 0:
@@ -139,7 +149,7 @@ class Terrain:
         D = np.maximum(trained - SERVE_FLOPS / law.k * self.serve_tokens, 1e-300)
         N_worth, D_worth, log_N_gain, log_D_gain = N, D, 0.0, 0.0
         if self.unique_tokens is not None:
-            fed = size_fed_by(law, self.unique_tokens)
+            fed = self._fed
             N_worth = saturated(N, fed, R_N)
             D_worth = saturated(D, self.unique_tokens, R_D)
             log_N_gain = np.log(N / N_worth) - np.maximum(N / fed - 1.0, 0.0) / R_N
@@ -149,14 +159,17 @@ class Terrain:
         return rises - falls
 
 
-def loss(law: ChinchillaLaw, N: Real, D: Real, unique_tokens: float | None = None) -> Real:
+def loss(
+    law: ChinchillaLaw, N: Real, D: Real, unique_tokens: float | None = None, *, fed: Real = None
+) -> Real:
     """Loss of N parameters trained on D tokens of which `unique_tokens` are different, nats per token.
 
     Without repetition it is the law's own. With it, both terms saturate as in Muennighoff et al. 2023; their
-    decay constants were fitted with their own law and are taken over for any other. Infinite at D = 0.
+    decay constants were fitted with their own law and are taken over for any other. Infinite at D = 0. `fed` is
+    `size_fed_by(law, unique_tokens)` where it is known already.
     """
     if unique_tokens is not None:
-        N = saturated(N, size_fed_by(law, unique_tokens), R_N)
+        N = saturated(N, size_fed_by(law, unique_tokens) if fed is None else fed, R_N)
         D = saturated(D, unique_tokens, R_D)
     with np.errstate(divide="ignore"):
         return _plain(law.loss(N, np.asarray(D, dtype=float)))
@@ -183,7 +196,9 @@ def over_draws(value: float, draws: np.ndarray | None, unit: str, why_none: str 
         why_none: the sentence why there are no draws.
     """
     if draws is None:
-        return Estimate(value=float(value), unit=unit, reason=why_none or "the law was published without draws")
+        return Estimate(
+            value=float(value), unit=unit, reason=why_none or "the law was published without draws"
+        )
     low, high = np.quantile(np.asarray(draws), (0.025, 0.975))
     method = f"{np.size(draws):,} bootstrap draws of the law"
     return Estimate(value=float(value), unit=unit, lo=float(low), hi=float(high), method=method)
@@ -298,7 +313,7 @@ def best_for_total(
 def bisect(function: Callable[[np.ndarray], np.ndarray], low: Real, high: Real) -> np.ndarray:
     """Root of a function that is below 0 on the left and above on the right, for each draw at once.
 
-    Halves the bracket until it is as narrow as floats allow, at most 64 times. A bracket without a change of
+    Halves the bracket until it is 1e-12 wide, at most 64 times. A bracket without a change of
     sign ends at the side on which the root would lie.
     """
     low, high = np.broadcast_arrays(np.asarray(low, dtype=float), np.asarray(high, dtype=float))
@@ -306,7 +321,7 @@ def bisect(function: Callable[[np.ndarray], np.ndarray], low: Real, high: Real) 
         middle = 0.5 * (low + high)
         right = function(middle) > 0
         low, high = np.where(right, low, middle), np.where(right, middle, high)
-        if np.all(high - low <= 4e-16 * np.maximum(np.abs(low), 1.0)):
+        if np.all(high - low <= 1e-12):
             break
     return 0.5 * (low + high)
 
