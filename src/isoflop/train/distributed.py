@@ -81,7 +81,8 @@ def train_distributed(
     """Train a run to its end on a mesh, from wherever it stands. Every rank calls this.
 
     Args:
-        spec: the run.
+        spec: the run. One that has its record is not done again, unless a state of `save_at_steps` is
+            missing: a branch may need it.
         folder: its folder, on a file system that all ranks see.
         world: the mesh that this process has joined.
         placement: how the net is spread; its mesh is the world's, its precision the spec's.
@@ -107,6 +108,9 @@ def train_distributed(
     world.from_first(lambda: folder.create(spec))
     with contextlib.ExitStack() as held_open:
         world.from_first(lambda: held_open.enter_context(held(folder)))
+        done = world.from_first(lambda: _finished(spec, folder))
+        if done is not None:
+            return done
         log = AttemptLog(spec, folder)
         world.from_first(log.settle)
         job, net = _build(spec, world, placement, corpora, start_from)
@@ -165,6 +169,14 @@ def _check(spec: RunSpec, world: World, placement: Placement) -> int:
             f"{placement.micro_batch_seqs}; take a micro_batch_seqs that divides {own}"
         )
     return own // placement.micro_batch_seqs
+
+
+def _finished(spec: RunSpec, folder: RunFolder) -> RunRecord | None:
+    """The record of a run that has ended by itself and whose states for branches are there."""
+    kept = all(states.folder_of(folder.checkpoints, step).is_dir() for step in spec.save_at_steps)
+    if not kept or not folder.finished or folder.read_record().status not in ("finished", "diverged"):
+        return None
+    return folder.read_record()
 
 
 def _build(
