@@ -34,7 +34,6 @@ class Seen:
 def train(text: str, wrapping: Wrapping, num_steps: int, net: NetSpec = NET, accumulate: int = 1) -> Run:
     world, spread, optimizer = runs.build(MeshSpec.parse(text), wrapping, net)
     run = runs.train(world, spread, optimizer, 0, num_steps, net, accumulate)
-    spread.close()
     return run
 
 
@@ -53,7 +52,6 @@ def save_on_the_way(text: str, wrapping: Wrapping, root: Path, net: NetSpec = NE
     beside.save(SAVED, tensors, {"note": "beside"})
     later = runs.train(world, spread, optimizer, SAVED, RESUMED_TO, net)  # changes what was just copied
     beside.wait()
-    spread.close()
     return Run(run.losses + later.losses, run.norms + later.norms, run.gradients)
 
 
@@ -65,7 +63,6 @@ def resume(text: str, wrapping: Wrapping, root: Path, net: NetSpec = NET) -> Run
     assert state["step"] == SAVED
     optimizer.load(optimizer.state(), SAVED)
     run = runs.train(world, spread, optimizer, SAVED, RESUMED_TO, net)
-    spread.close()
     return run
 
 
@@ -78,7 +75,6 @@ def score(text: str) -> dict[str, torch.Tensor]:
             "loss": spread.net.next_token_loss(tokens).clone(),
             "logits": spread.net(tokens[:, :-1]).clone(),
         }
-    spread.close()
     return found
 
 
@@ -86,7 +82,6 @@ def through_files(texts: tuple[str, ...], folder: Path) -> dict[str, dict[str, t
     """Weights of seed 0 written from 1x2x2 in several files, and read onto each mesh: whole parameters."""
     world, spread, _ = runs.build(MeshSpec.parse("1x2x2"), Wrapping())
     save_weights(spread.net, NET, folder, world, shard_bytes=20_000)
-    spread.close()
     found = {}
     for text in texts:
         _, spread, _ = runs.build(MeshSpec.parse(text), Wrapping(), seed=9)
@@ -94,7 +89,6 @@ def through_files(texts: tuple[str, ...], folder: Path) -> dict[str, dict[str, t
         found[f"{text} weights"] = {
             name: runs.whole(p.detach()).clone() for name, p in spread.net.named_parameters()
         }
-        spread.close()
     return found
 
 
@@ -102,8 +96,8 @@ def two_ranks(root: Path) -> Seen:
     seen = Seen()
     for text in ("2x1x1", "1x2x1", "1x1x2"):
         seen.runs[text] = train(text, Wrapping(), SHORT)
-        seen.runs[f"{text} tied"] = train(text, Wrapping(), 5, TIED)
-        seen.runs[f"{text} accumulate"] = train(text, Wrapping(), 5, accumulate=2)
+        seen.runs[f"{text} tied"] = train(text, Wrapping(recompute="selective"), 5, TIED)
+        seen.runs[f"{text} accumulate"] = train(text, Wrapping(loss_chunks=3), 5, accumulate=2)
         seen.runs[f"{text} resumed"] = resume(text, Wrapping(), root)
         seen.values[f"{text} score"] = score(text)
     seen.runs["1x1x2 compiled"] = train("1x1x2", FULL, SHORT)

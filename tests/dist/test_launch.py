@@ -50,6 +50,7 @@ def test_the_ranks_are_started_with_torchrun_on_every_node() -> None:
     words = shlex.split(line)
     for word in (
         "python3.12",
+        "TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1",
         "torch.distributed.run",
         "--nnodes=64",
         "--nproc-per-node=8",

@@ -136,6 +136,23 @@ def test_a_launcher_s_number_of_processes_is_checked_before_any_is_joined(
     assert not dist.is_initialized()
 
 
+def test_restarts_over_several_nodes_need_a_new_store(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torchrun's shared store keeps the addresses of dead processes."""
+    for name, value in {
+        "WORLD_SIZE": "2",
+        "GROUP_WORLD_SIZE": "2",
+        "TORCHELASTIC_USE_AGENT_STORE": "True",
+        "TORCHELASTIC_MAX_RESTARTS": "3",
+    }.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ValueError, match=mesh.NEW_STORE), mesh.session(MeshSpec(shard=2)):
+        raise AssertionError("joined")
+    monkeypatch.setenv("TORCHELASTIC_MAX_RESTARTS", "0")
+    assert mesh._meeting_place(mesh.TIMEOUT) == {}
+    monkeypatch.setenv("TORCHELASTIC_USE_AGENT_STORE", "False")
+    assert mesh._meeting_place(mesh.TIMEOUT) == {}
+
+
 # ----------------------------------------------------------------------------------- 512 devices
 
 
@@ -169,7 +186,6 @@ def test_llama_8b_on_512_ranks(rank_of_512: mesh.World) -> None:
         splits = 32 * 8 if "tensor" in split_axes(parameter) else 32
         assert local.numel() * splits == parameter.numel()
         assert ("tensor" in split_axes(parameter)) == (parameter.dim() == 2)
-    spread.close()
     # A vocabulary of 128256 over 8 x 32 is 501 rows; 4096 output features are 16; 4096 input features over 8
     # are 512, and the rows they meet, over 32, 128.
     assert held["model.embed_tokens.weight"] == (501, 4096)

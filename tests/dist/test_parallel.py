@@ -87,12 +87,52 @@ def test_weight_decay_on_matrices_spares_the_norms() -> None:
 def test_recomputing_changes_no_bit() -> None:
     """The same operations in the same order, once more."""
     base = Wrapping(compile=False)
-    kept = [runs.build(MeshSpec(), base), runs.build(MeshSpec(), Wrapping(recompute="full"))]
-    for _, spread, _ in kept:
-        spread.net.call_blocks = True  # both by the plain functions
-    a, b = (runs.train(*one, 0, 3) for one in kept)
-    assert a.losses == b.losses
-    assert all(torch.equal(a.gradients[name], b.gradients[name]) for name in a.gradients)
+    wrappings = (base, Wrapping(recompute="full"), Wrapping(recompute="selective"))
+    built = [runs.build(MeshSpec(), wrapping) for wrapping in wrappings]
+    for _, spread, _ in built:
+        spread.net.call_blocks = True  # all by the plain functions
+    kept, *again = (runs.train(*one, 0, 3) for one in built)
+    for run in again:
+        assert run.losses == kept.losses
+        assert all(torch.equal(run.gradients[name], kept.gradients[name]) for name in kept.gradients)
+
+
+def test_recomputing_keeps_less() -> None:
+    """Bytes that wait for the backward pass: a block's input alone, the costly results too, everything."""
+
+    def held(wrapping: Wrapping) -> int:
+        _, spread, _ = runs.build(MeshSpec(), wrapping)
+        spread.net.call_blocks = True
+        storages: dict[int, int] = {}
+
+        def note(tensor: torch.Tensor) -> torch.Tensor:
+            storages[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+            spread.net.next_token_loss(runs.tokens_of(0))
+        return sum(storages.values())
+
+    assert held(Wrapping(recompute="full")) < 0.6 * held(Wrapping())
+
+
+def test_a_gradient_that_was_lost_is_noticed() -> None:
+    net = build_net(runs.NET, torch.Generator().manual_seed(0))
+    world = mesh.join(MeshSpec())
+    net.next_token_loss(runs.tokens_of(0)).backward()
+    parallel.require_gradients(net, world)
+    embedding = net.model.embed_tokens.weight
+    for lost in (torch.zeros_like(embedding), None):
+        embedding.grad = lost
+        with pytest.raises(RuntimeError, match=r"'model\.embed_tokens\.weight' is zero on every rank"):
+            parallel.require_gradients(net, world)
+
+
+def test_what_the_compiler_cannot_do_is_refused() -> None:
+    split = mesh.World(MeshSpec(tensor=2), 0, torch.device("cpu"), None, None)
+    net = build_net(runs.NET, torch.Generator().manual_seed(0))
+    with pytest.raises(ValueError, match="take recompute full or none"):
+        parallel.spread(net, sharding_plan(runs.NET), split, Wrapping(compile=True, recompute="selective"))
 
 
 # ---------------------------------------------------------------------------------- several ranks

@@ -42,7 +42,6 @@ def elements_held(net: NetSpec, mesh: MeshSpec) -> int:
             bare = FAMILIES["decoder"](net, None)
         spread = parallel.spread(bare, sharding_plan(net), world, parallel.Wrapping(precision="bf16"))
         held = sum(_local(p).numel() for p in spread.net.parameters())
-        spread.close()
         return held
     finally:
         dist.destroy_process_group()

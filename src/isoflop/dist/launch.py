@@ -1,7 +1,7 @@
 """How processes are started: torchrun on a machine, sbatch on a SLURM cluster. Text in, text out.
 
 A job that comes to its time limit, is preempted, or loses a node is queued again and goes on from its last
-checkpoint, until the run has its record. Nothing is started here.
+checkpoint, until the run has its record. Nothing is started here, and torch is not needed.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from pathlib import Path
 from isoflop.records import MeshSpec
 
 WORKER = "isoflop.train.distributed_worker"
+NEW_STORE = "TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1"
+"""What makes torchrun open a new store at each restart (see `isoflop.dist.mesh.session`)."""
 
 
 def torchrun_command(
@@ -47,6 +49,8 @@ def torchrun_command(
             f"--rdzv-id={folder.name}",
         ]
     return [
+        "env",
+        NEW_STORE,
         python,
         "-m",
         "torch.distributed.run",

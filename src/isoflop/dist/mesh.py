@@ -25,6 +25,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
+from isoflop.dist.launch import NEW_STORE
 from isoflop.records import MeshSpec, NetSpec
 
 T = TypeVar("T")
@@ -195,6 +196,32 @@ def join(mesh: MeshSpec, device: str | torch.device = "cpu") -> World:
     return World(mesh, dist.get_rank(), place, device_mesh, data_mesh)
 
 
+def _meeting_place(timeout: timedelta) -> dict[str, Any]:
+    """Where the ranks find each other, when it is not where PyTorch would look.
+
+    torchrun of PyTorch 2.13 gives restarted ranks the store of those before them, addresses of dead
+    processes included, and they may connect to those. On one node its count of restarts sets them apart;
+    over several nodes the counts may differ, and only a new store helps.
+    """
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+        return {}
+    if os.environ.get("GROUP_WORLD_SIZE", "1") != "1":
+        if os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0") == "0":
+            return {}
+        raise ValueError(
+            f"restarts over several nodes would meet the addresses of dead processes: set {NEW_STORE} in the "
+            "environment of torchrun, as isoflop's own launch commands do, or --max-restarts=0"
+        )
+    num_processes, restart = int(os.environ["WORLD_SIZE"]), os.environ["TORCHELASTIC_RESTART_COUNT"]
+    port = int(os.environ["MASTER_PORT"])
+    store = dist.TCPStore(os.environ["MASTER_ADDR"], port, num_processes, is_master=False, timeout=timeout)
+    return {
+        "store": dist.PrefixStore(f"restart-{restart}", store),
+        "rank": int(os.environ["RANK"]),
+        "world_size": num_processes,
+    }
+
+
 @contextlib.contextmanager
 def session(mesh: MeshSpec, device: str = "cpu", timeout: timedelta = TIMEOUT) -> Iterator[World]:
     """The world that a launcher has laid out in the environment (torchrun's variables), left at the end.
@@ -217,8 +244,12 @@ def session(mesh: MeshSpec, device: str = "cpu", timeout: timedelta = TIMEOUT) -
     if num_processes == 1:
         yield World(mesh, 0, place, None, None)
         return
-    backend = "cpu:gloo,cuda:nccl" if place.type == "cuda" else "gloo"
-    dist.init_process_group(backend, timeout=timeout, device_id=place if place.type == "cuda" else None)
+    dist.init_process_group(
+        "cpu:gloo,cuda:nccl" if place.type == "cuda" else "gloo",
+        timeout=timeout,
+        device_id=place if place.type == "cuda" else None,
+        **_meeting_place(timeout),
+    )
     try:
         yield join(mesh, place)
     finally:

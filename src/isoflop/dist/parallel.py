@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -31,15 +31,15 @@ from torch.distributed.fsdp import (
     register_fsdp_forward_method,
 )
 from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_module
-from torch.distributed.tensor.parallel import loss_parallel
-from torch.utils.checkpoint import checkpoint
+from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
 from isoflop.dist.mesh import World
+from isoflop.dist.vocabulary_loss import cross_entropy
 
 if TYPE_CHECKING:
     from isoflop.model.sharding import ShardingPlan
 
-Recompute = Literal["none", "full"]
+Recompute = Literal["none", "selective", "full"]
 BUCKET_BYTES = 25 * 2**20
 """Gradients are averaged in pieces of about this size, each as soon as the backward pass has filled it."""
 
@@ -50,16 +50,19 @@ class Wrapping:
 
     Attributes:
         precision: "bf16" computes in bfloat16 and keeps weights, gradients' sums and moments in fp32.
-        recompute: "full" keeps each block's input alone and computes the rest again in the backward pass.
+        recompute: "full" keeps each block's input alone and computes the rest again in the backward pass;
+            "selective" keeps the results of matrix products and attention too.
         compile: compile each block's body.
         reshard: give up gathered weights after a block's forward pass and gather them again for its backward
             pass; False keeps them (more memory, less traffic). Only for a shard degree above 1.
+        loss_chunks: parts of a micro-batch whose logits are in memory one after the other.
     """
 
     precision: Literal["fp32", "bf16"] = "fp32"
     recompute: Recompute = "none"
     compile: bool = False
     reshard: bool = True
+    loss_chunks: int = 1
 
 
 @dataclass
@@ -75,7 +78,6 @@ class Spread:
     net: nn.Module
     autocast: Callable[[], contextlib.AbstractContextManager[object]] | None
     averager: GradientAverager | None
-    _held: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
 
     @property
     def is_sharded(self) -> bool:
@@ -94,10 +96,6 @@ class Spread:
         if self.averager is not None:
             self.averager.finish()
 
-    def close(self) -> None:
-        """Undo what was switched on for the whole process."""
-        self._held.close()
-
 
 def spread(net: nn.Module, plan: ShardingPlan, world: World, wrapping: Wrapping) -> Spread:
     """Wrap a net, in place, for its mesh. On one device with the defaults it is left as it is.
@@ -108,14 +106,22 @@ def spread(net: nn.Module, plan: ShardingPlan, world: World, wrapping: Wrapping)
         plan: where it may be cut.
         world: the mesh.
         wrapping: precision, recomputation, compilation.
+
+    Raises ValueError for a wrapping that this PyTorch cannot do.
     """
-    mesh, held = world.mesh, contextlib.ExitStack()
+    mesh = world.mesh
+    if wrapping.compile and wrapping.recompute == "selective" and mesh.tensor > 1:
+        raise ValueError(
+            "compiled blocks that are split over tensor ranks cannot be recomputed selectively (PyTorch 2.13 fails "
+            "on it); take recompute full or none, or leave compile off"
+        )
     shards = mesh.shard > 1 or (mesh.tensor > 1 and wrapping.precision == "bf16")
     if mesh.tensor > 1:
         assert world.device_mesh is not None
         _split_tensors(net, plan, world.device_mesh["tensor"])
-        held.enter_context(loss_parallel())
-    if shards or mesh.tensor > 1 or wrapping.compile or wrapping.recompute != "none":
+    if mesh.tensor > 1 or wrapping.loss_chunks > 1:
+        net.cross_entropy = partial(cross_entropy, num_chunks=wrapping.loss_chunks)  # type: ignore[assignment]
+    if shards or mesh.tensor > 1 or wrapping != Wrapping(precision=wrapping.precision):
         net.call_blocks = True  # type: ignore[assignment]
     for block in _blocks(net, plan):
         _wrap_body(block, wrapping)
@@ -127,7 +133,7 @@ def spread(net: nn.Module, plan: ShardingPlan, world: World, wrapping: Wrapping)
     if wrapping.precision == "bf16" and not shards:
         autocast = partial(torch.autocast, world.device.type, torch.bfloat16)
     averager = GradientAverager(net, world) if mesh.data > 1 and not shards else None
-    return Spread(net, autocast, averager, held)
+    return Spread(net, autocast, averager)
 
 
 # -------------------------------------------------------------------------------- tensor parallel
@@ -151,8 +157,7 @@ def _split_tensors(net: nn.Module, plan: ShardingPlan, mesh: DeviceMesh) -> None
     _split(net.get_submodule(plan.final_norm), mesh, Replicate(), takes=positions, gives=whole, local=False)
     if plan.head is not None:
         _split(net.get_submodule(plan.head), mesh, Shard(0), takes=whole, gives=features, local=False)
-    for name in ("forward", *plan.losses):
-        setattr(net, name, _returning_whole(getattr(net, name)))
+    net.forward = _returning_whole(net.forward)
 
 
 def _split(
@@ -199,24 +204,12 @@ def _gather_positions(module: nn.Module, args: tuple[Any, ...], mesh: DeviceMesh
     return (x.redistribute(mesh, (Replicate(),)), *args[1:])
 
 
-def _whole(value: Tensor) -> Tensor:
-    """The whole tensor on each rank; a copy of a view, on which FSDP could not hang its hooks safely."""
-    value = value.full_tensor() if isinstance(value, DTensor) else value
-    return value.clone() if value._is_view() else value
-
-
 def _returning_whole(method: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """The method with a result that is a plain tensor, also where it is called in inference mode.
-
-    There, compound operations reach sharded tensors undivided, and a loss over split logits is not known to
-    them; without gradients it is.
-    """
+    """The method, whose result is gathered to a plain tensor."""
 
     def call(*args: Any, **kwargs: Any) -> Tensor:
-        if not torch.is_inference_mode_enabled():
-            return _whole(method(*args, **kwargs))
-        with torch.inference_mode(False), torch.no_grad():
-            return _whole(method(*args, **kwargs))
+        value = method(*args, **kwargs)
+        return value.full_tensor() if isinstance(value, DTensor) else value
 
     return call
 
@@ -231,14 +224,38 @@ def _blocks(net: nn.Module, plan: ShardingPlan) -> Iterator[nn.Module]:
 def _wrap_body(block: nn.Module, wrapping: Wrapping) -> None:
     """Replace what a block's call runs, so that no parameter changes its name."""
     body: Callable[..., Tensor] = block.forward
+    if wrapping.recompute == "selective":
+        # Inside the compiled body, which then knows what is kept.
+        body = partial(_recompute, body, context_fn=partial(create_selective_checkpoint_contexts, _kept))
     if wrapping.compile:
         # One graph per shape: with sizes left open, PyTorch 2.13 does not come to an end on split tensors.
         body = torch.compile(body, fullgraph=True, dynamic=False)
     if wrapping.recompute == "full":
-        # Blocks draw no random numbers, so their generators need not be saved and set back.
-        body = partial(checkpoint, body, use_reentrant=False, preserve_rng_state=False)
+        body = partial(_recompute, body)
     if body != block.forward:
         block.forward = body
+
+
+def _recompute(body: Callable[..., Tensor], *args: Any, **options: Any) -> Tensor:
+    """Blocks draw no random numbers, so their generators need not be saved and set back."""
+    result: Tensor = checkpoint(body, *args, use_reentrant=False, preserve_rng_state=False, **options)
+    return result
+
+
+_COSTLY = (
+    torch.ops.aten.mm.default,
+    torch.ops.aten.addmm.default,
+    torch.ops.aten.bmm.default,
+    torch.ops.aten._scaled_dot_product_flash_attention.default,
+    torch.ops.aten._scaled_dot_product_efficient_attention.default,
+    torch.ops.aten._scaled_dot_product_cudnn_attention.default,
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default,
+)
+
+
+def _kept(context: Any, operation: Any, *args: Any, **kwargs: Any) -> CheckpointPolicy:
+    """What selective recomputation keeps: results that cost most of the FLOPs."""
+    return CheckpointPolicy.MUST_SAVE if operation in _COSTLY else CheckpointPolicy.PREFER_RECOMPUTE
 
 
 # ----------------------------------------------------------------------------------------- sharded
@@ -338,6 +355,22 @@ def _local_gradient(parameter: nn.Parameter) -> Tensor:
         parameter.grad = torch.zeros_like(parameter)
     parameter.grad = laid_out_as(parameter.grad, parameter)
     return _local(parameter.grad).detach()
+
+
+def require_gradients(net: nn.Module, world: World) -> None:
+    """Raise RuntimeError, on every rank, when a parameter's gradient is missing or zero on all of them.
+
+    Called once, before the first update of a net whose split blocks are compiled: PyTorch has dropped such
+    gradients in silence, and the loss went on falling.
+    """
+    for name, parameter in net.named_parameters():
+        gradient = parameter.grad
+        reached = gradient is not None and bool(_local(laid_out_as(gradient, parameter)).count_nonzero())
+        if not world.any(reached):
+            raise RuntimeError(
+                f"the gradient of {name!r} is zero on every rank: this PyTorch ({torch.__version__}) loses it when "
+                "split blocks are compiled; train with compile off, or with another PyTorch"
+            )
 
 
 def laid_out_as(gradient: Tensor, parameter: Tensor) -> Tensor:

@@ -126,6 +126,8 @@ class Decoder(nn.Module):
         self.num_runs = num_runs
         self.call_blocks = False
         """True where blocks are wrapped (sharded, compiled, recomputed): then each is called, never inlined."""
+        self.cross_entropy = primitives.cross_entropy
+        """What turns features into a loss; another function where the vocabulary is split or taken in chunks."""
         self.model = Backbone(spec, num_runs)
         if not spec.tied_head:
             self.lm_head = Linear(spec.vocab_size, spec.dim, num_runs=num_runs)
@@ -154,7 +156,7 @@ class Decoder(nn.Module):
         if self._fuses(x):
             x_DN = self._fused_blocks(x)
             return fused.norm_cross_entropy(x_DN, norm.weight, norm.eps, self.head, targets.flatten(-2))
-        return primitives.cross_entropy(norm(self._blocks(x, inputs.shape[-1])), self.head, targets)
+        return self.cross_entropy(norm(self._blocks(x, inputs.shape[-1])), self.head, targets)
 
     def _fuses(self, x: Tensor) -> bool:
         return not self.call_blocks and fused.usable(x, self.head)
