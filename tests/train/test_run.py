@@ -59,6 +59,14 @@ def test_a_run_leaves_what_the_layout_says(make_spec: MakeSpec, corpus: Corpus, 
     assert folder.read_spec() == spec
 
 
+def test_a_finished_run_is_never_done_again(make_spec: MakeSpec, corpus: Corpus, tmp_path: Path) -> None:
+    spec, folder = make_spec(), RunFolder(tmp_path / "run")
+    record = train_run(spec, folder, corpora=[corpus])
+    before = {path: path.stat().st_mtime_ns for path in folder.path.rglob("*") if path.is_file()}
+    assert train_run(spec, folder, corpora=[corpus]) == record
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+
+
 def test_rows_are_evenly_spaced_and_end_at_the_end(make_spec: MakeSpec) -> None:
     steps = row_steps(make_spec(num_steps=1234))
     assert len(steps) == 100
@@ -227,6 +235,33 @@ def test_a_killed_attempt_is_counted(make_spec: MakeSpec, corpus: Corpus, tmp_pa
     assert record.flops_spent == pytest.approx(50 * per_step, rel=1e-12)
     assert record.flops_wasted == pytest.approx(10 * per_step, rel=1e-12)
     assert [row["step"] for row in folder.read_metrics()] == list(range(1, 41))
+
+
+def test_a_state_behind_the_last_row_is_counted_too(
+    make_spec: MakeSpec, corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed right after a state was written, between two rows: its steps were done, and are not lost."""
+    monkeypatch.setattr("isoflop.train.loop.ROWS_PER_RUN", 2)  # after steps 20 and 40
+    spec, folder = make_spec(num_steps=40, save_at_steps=(27,)), RunFolder(tmp_path / "run")
+
+    class Killed(BaseException):
+        pass
+
+    def kill(*arguments: object) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(states, "prune", kill)  # the first thing after a state is there
+        with pytest.raises(Killed):
+            train_run(spec, folder, corpora=[corpus])
+    record = train_run(spec, folder, corpora=[corpus])
+    assert record is not None
+    assert [(a.ended, a.first_step, a.last_step) for a in record.attempts] == [
+        ("killed", 0, 27),
+        ("finished", 27, 40),
+    ]
+    assert record.flops_spent == pytest.approx(spec.train_flops.flops, rel=1e-12)
+    assert record.flops_wasted == 0
 
 
 def test_bf16_follows_fp32(make_spec: MakeSpec, corpus: Corpus, tmp_path: Path) -> None:

@@ -1,8 +1,9 @@
 """What each try at a run cost: attempts.jsonl, kept right through kills.
 
-An attempt is noted when it begins (attempt.json); when it ends by itself, its row goes to attempts.jsonl.
-After a kill the note is still there, and the metrics tell how far the attempt had come: at most the steps
-since its last row of metrics go uncounted.
+An attempt is noted when it begins and when it is about to write a state (attempt.json); when it ends by
+itself, its row goes to attempts.jsonl. After a kill the note is still there, and with the metrics it tells
+how far the attempt had come: at most the steps since its last row of metrics or its last state, whichever
+is later, go uncounted.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ class AttemptLog:
             step: updates behind the state it starts from.
             seconds: worker-seconds behind that state, as metrics count them.
         """
-        note = {"started": now(), "first_step": step, "seconds": seconds}
+        note = {"started": now(), "number": len(self.attempts), "first_step": step, "seconds": seconds}
         write_atomic(self._note, json.dumps(note))
 
     def start_at(self, step: int) -> None:
@@ -68,17 +69,25 @@ class AttemptLog:
         self._write((*self.attempts, attempt))
         self._note.unlink()
 
+    def reached(self, step: int, seconds: float) -> None:
+        """Note how far the attempt has come; called before a state is written, so that none is ahead of it."""
+        note = json.loads(self._note.read_text())
+        write_atomic(self._note, json.dumps({**note, "last_step": step, "last_seconds": seconds}))
+
     def settle(self, ended: Literal["killed", "failed"] = "killed") -> bool:
         """Close an attempt that did not close itself. Returns True when there was one."""
         if not self._note.exists():
             return False
-        rows = [row for row in self._folder.read_metrics() if "step" in row]
         note = json.loads(self._note.read_text())
-        last = rows[-1] if rows and rows[-1]["step"] > note["first_step"] else None
-        if last is None:
-            self.end(ended, note["first_step"], note["seconds"])
-        else:
-            self.end(ended, int(last["step"]), float(last.get("seconds", note["seconds"])))
+        if len(self.attempts) > note["number"]:  # killed between writing its row and clearing the note
+            self._note.unlink()
+            return False
+        step = note.get("last_step", note["first_step"])
+        seconds = note.get("last_seconds", note["seconds"])
+        rows = [row for row in self._folder.read_metrics() if "step" in row]
+        if rows and rows[-1]["step"] > step:
+            step, seconds = int(rows[-1]["step"]), float(rows[-1].get("seconds", seconds))
+        self.end(ended, step, seconds)
         return True
 
     def redo_from(self, step: int) -> None:

@@ -1,8 +1,9 @@
 """Bring your own trainer: a run that is a command of the user's own.
 
-The command is called with the path of ``spec.json`` behind its arguments, and with two variables in its
-environment: ``ISOFLOP_RUN_DIR``, the run's folder, and ``ISOFLOP_RESUME``, "1" when it was called before
-and cut. It appends rows to ``metrics.jsonl`` in that folder:
+The command is called with the path of ``spec.json`` behind its arguments ("{python}" among them stands for
+the interpreter that isoflop runs under), and with two variables in its environment: ``ISOFLOP_RUN_DIR``,
+the run's folder, and ``ISOFLOP_RESUME``, "1" when it was called before and cut. It appends
+rows to ``metrics.jsonl`` in that folder:
 
     {"step": 200, "loss_nats": 4.12}                    now and then; further fields are kept
     {"resumed": true, "step": 150}                      first, when it goes on from a state of its own
@@ -62,6 +63,8 @@ def run_command(
     assert spec.command is not None, "run_command takes a spec with a command"
     folder.create(spec)
     with held(folder):
+        if folder.finished and folder.read_record().status in ("finished", "diverged"):
+            return folder.read_record()
         _end_orphan(folder)
         log = AttemptLog(spec, folder)
         log.settle()

@@ -22,7 +22,7 @@ from isoflop.data import Corpus, TrainingWindows, validation_windows
 from isoflop.dist import checkpoint, sharded_checkpoint, states
 from isoflop.dist.mesh import World, check_fit
 from isoflop.dist.optim import ShardedAdamW
-from isoflop.dist.parallel import Spread, Wrapping, fill_whole, spread
+from isoflop.dist.parallel import Spread, Wrapping, fill_whole, require_gradients, spread
 from isoflop.dist.weights import open_weights, save_weights
 from isoflop.model.build import FAMILIES
 from isoflop.model.sharding import sharding_plan
@@ -42,7 +42,6 @@ from isoflop.train.run import (
     ROLLING_KEPT,
     ParentLostError,
     _drop_rows_after,
-    _score,
     held,
 )
 from isoflop.train.step import StepOutput
@@ -114,7 +113,6 @@ def train_distributed(
         log = AttemptLog(spec, folder)
         world.from_first(log.settle)
         job, net = _build(spec, world, placement, corpora, start_from)
-        held_open.callback(net.close)
         position = _take_up(job, folder, parent_folder, world)
         scores = [score for score in folder.read_measurements() if score.step <= position.step]
 
@@ -124,7 +122,8 @@ def train_distributed(
             log.begin(position.step, position.seconds)
 
         world.from_first(tidy)
-        run = _Run(job, net, world, folder, num_micro, scores)
+        doubtful = placement.compile and world.mesh.tensor > 1
+        run = _Run(job, net, world, folder, num_micro, scores, doubtful)
         saver = sharded_checkpoint.Saver(
             folder.checkpoints,
             world,
@@ -200,6 +199,7 @@ def _build(
         recompute=placement.recompute,
         compile=placement.compile,
         reshard=placement.reshard,
+        loss_chunks=placement.loss_chunks,
     )
     net = spread(bare, sharding_plan(spec.net), world, wrapping)
     if weights is None:
@@ -256,7 +256,10 @@ def _take_up(job: Job, folder: RunFolder, parent_folder: RunFolder | None, world
 
 
 class _Run:
-    """A job on its mesh, from its first step here to its record."""
+    """A job on its mesh, from its first step here to its record.
+
+    With `doubtful` the gradients of the first step are looked at before they are used.
+    """
 
     def __init__(
         self,
@@ -266,9 +269,11 @@ class _Run:
         folder: RunFolder,
         num_micro: int,
         scores: list[Measurement],
+        doubtful: bool,
     ) -> None:
         self._job, self._net, self._world, self._folder = job, net, world, folder
         self._num_micro, self._scores = num_micro, scores
+        self._doubtful = doubtful
 
     def steps(
         self,
@@ -331,6 +336,9 @@ class _Run:
             (output.loss / self._num_micro).backward()
             losses.append(output.loss.detach())
         net.finish_gradients()
+        if self._doubtful:
+            require_gradients(job.net, self._world)
+            self._doubtful = False
         norm = job.optimizer.update(schedule.fraction(spec.schedule, step))
         return StepOutput(torch.stack(losses).mean(), norm, {})
 
@@ -354,22 +362,25 @@ class _Run:
             "versions": {"torch": str(torch.__version__)},
         }
 
-    def _score_now(self, step: int) -> None:
-        self._scores.append(_score(self._job, step))
+    def _score_now(self, step: int) -> bool:
+        """Score on all ranks, write on the first. Returns False when the held-out loss is not finite."""
+        job = self._job
+        assert job.score is not None
+        assert job.held_out is not None
+        score = job.score(job.net, job.held_out, job.spec, step)
+        if score.loss.value is None:
+            return False
+        self._scores.append(score)
         self._world.from_first(lambda: self._folder.write_measurements(self._scores))
+        return True
 
     def conclude(self, log: AttemptLog, end: LoopEnd, provenance: Provenance, like: Path | None) -> RunRecord:
         """Score, keep the weights, write the record."""
         job, world, started, reason = self._job, self._world, time.monotonic(), None
         if end.status == "diverged":
             reason = f"the loss was not finite at step {end.step}"
-        elif job.score is not None:
-            score = _score(job, end.step)
-            if score.loss.value is None:
-                reason = f"the held-out loss was not finite at step {end.step}, the last one"
-            else:
-                self._scores.append(score)
-                world.from_first(lambda: self._folder.write_measurements(self._scores))
+        elif job.score is not None and not self._score_now(end.step):
+            reason = f"the held-out loss was not finite at step {end.step}, the last one"
         if reason is None:
             self._keep_final(end.step, like)
 

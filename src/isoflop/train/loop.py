@@ -82,7 +82,7 @@ def run_steps(
     checkpoint_every_s: float,
     should_stop: Callable[[], bool],
     on_progress: Callable[[Progress], None],
-    at_step: Callable[[int], None] = lambda step: None,
+    at_step: Callable[[int], object] = lambda step: None,
 ) -> LoopEnd:
     """Step from a position to the end of the run.
 

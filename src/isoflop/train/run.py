@@ -59,8 +59,8 @@ def train_run(
     """Train a run to its end, from wherever it stands.
 
     Args:
-        spec: the run. States of `save_at_steps` that are not there yet are made, also for a run that has
-            its record already: a branch may need them.
+        spec: the run. One that has its record is not done again, unless a state of `save_at_steps` is
+            missing: a branch may need it.
         folder: its folder.
         corpora: one opened corpus per source, in the order of `spec.data.sources`.
         parent_folder: the trunk's folder, for a branch.
@@ -82,36 +82,37 @@ def train_run(
     """
     folder.create(spec)
     with held(folder):
+        if _is_done(spec, folder):
+            return folder.read_record()
         job = build_job(spec, corpora, device)
         log = AttemptLog(spec, folder)
         log.settle()
         position = _take_up(job, folder, parent_folder)
         log.redo_from(position.step)
         _drop_rows_after(folder, position.step)
-        scores = [score for score in folder.read_measurements() if score.step <= position.step]
-
-        def score_on_the_way(step: int) -> None:
-            scores.append(_score(job, step))
-            folder.write_measurements(scores)
-
+        keeper = _Keeper(job, folder, quota, position.step)
         log.begin(position.step, position.seconds)
-        saver = _Saver(job, folder, quota)
+
+        def save(position: Position) -> None:
+            log.reached(position.step, position.seconds)
+            keeper.save(position)
+
         try:
             with JsonlWriter(folder.metrics_path) as metrics:
                 end = run_steps(
                     job,
                     position,
                     metrics,
-                    saver.save,
+                    save,
                     checkpoint_every_s=checkpoint_every_s,
                     should_stop=should_stop,
                     on_progress=on_progress,
-                    at_step=score_on_the_way,
+                    at_step=keeper.score,
                 )
             if end.status == "stopped":
                 log.end("cut", end.step, end.seconds)
                 return None
-            return _conclude(job, folder, log, saver, end, scores, provenance or current(device=device))
+            return _conclude(spec, folder, log, keeper, end, provenance or current(device=device))
         except (OSError, StoreError):
             with contextlib.suppress(OSError, StoreError):
                 log.settle("failed")
@@ -133,6 +134,13 @@ def held(folder: RunFolder) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+def _is_done(spec: RunSpec, folder: RunFolder) -> bool:
+    """True for a run that has ended by itself and whose states for branches are there."""
+    if not folder.finished or folder.read_record().status not in ("finished", "diverged"):
+        return False
+    return all(states.folder_of(folder.checkpoints, step).is_dir() for step in spec.save_at_steps)
 
 
 def _take_up(job: Job, folder: RunFolder, parent_folder: RunFolder | None) -> Position:
@@ -186,11 +194,22 @@ def _drop_rows_after(folder: RunFolder, step: int) -> None:
 # ------------------------------------------------------------------------------------ save and end
 
 
-class _Saver:
-    """Writes states into the run's folder and clears away those that nobody needs."""
+class _Keeper:
+    """Keeps a run's states, scores and weights in its folder, and clears away what nobody needs."""
 
-    def __init__(self, job: Job, folder: RunFolder, quota: checkpoints.Quota | None) -> None:
-        self._job, self._root, self._quota = job, folder.checkpoints, quota
+    def __init__(self, job: Job, folder: RunFolder, quota: checkpoints.Quota | None, first_step: int) -> None:
+        self._job, self._folder, self._quota = job, folder, quota
+        self._root = folder.checkpoints
+        self._scores = [score for score in folder.read_measurements() if score.step <= first_step]
+
+    def score(self, step: int) -> bool:
+        """Score the net as it is, and write the score down. False when the loss is not finite."""
+        score = _score(self._job, step)
+        if score.loss.value is None:
+            return False
+        self._scores.append(score)
+        self._folder.write_measurements(self._scores)
+        return True
 
     def save(self, position: Position) -> None:
         """Write a checkpoint; keep those for branches and the last ones to resume from."""
@@ -243,32 +262,20 @@ class _Saver:
 
 
 def _conclude(
-    job: Job,
-    folder: RunFolder,
-    log: AttemptLog,
-    saver: _Saver,
-    end: LoopEnd,
-    scores: list[Measurement],
-    provenance: Provenance,
+    spec: RunSpec, folder: RunFolder, log: AttemptLog, keeper: _Keeper, end: LoopEnd, provenance: Provenance
 ) -> RunRecord:
     """Score, keep the weights, write the record."""
     started, reason = time.monotonic(), None
     if end.status == "diverged":
         reason = f"the loss was not finite at step {end.step}"
-    elif job.score is not None:
-        score = _score(job, end.step)
-        if score.loss.value is None:
-            reason = f"the held-out loss was not finite at step {end.step}, the last one"
-        else:
-            folder.write_measurements([*scores, score])
+    elif spec.evaluate is not None and not keeper.score(end.step):
+        reason = f"the held-out loss was not finite at step {end.step}, the last one"
     if reason is None:
-        saver.keep_final(end.step)
+        keeper.keep_final(end.step)
     status: Literal["finished", "diverged"] = "finished" if reason is None else "diverged"
     log.end(status, end.step, end.seconds + time.monotonic() - started)
-    record = write_end(
-        job.spec, folder, status, reason, provenance, step=None if reason is None else end.step
-    )
-    saver.clear(0)
+    record = write_end(spec, folder, status, reason, provenance, step=None if reason is None else end.step)
+    keeper.clear(0)
     return record
 
 
