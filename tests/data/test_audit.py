@@ -11,6 +11,7 @@ from isoflop.data.audit import (
     STRATEGIES,
     Kills,
     audit,
+    audit_data,
     audit_steps,
     audit_strategies,
     audit_table,
@@ -127,6 +128,16 @@ def test_all_strategies_side_by_side(planted):
     assert [one.exact for one in found] == [True, False, False, False]
     assert len({one.wasted for one in found}) == 1  # the same kills
     assert len(audit_table(found).rows) == 4
+
+
+def test_a_mixture_of_corpora_is_audited_as_it_is_trained():
+    one, two = corpus(4001, name="one"), corpus(2001, first=100_000, name="two")
+    data = spec(one, two, context=10, weights=[2.0, 1.0])
+    kills = Kills(at_steps=(10, 10, 10), num_steps=50, checkpoint_every=5)
+    found = audit_data(data, [one, two], kills, batch_seqs=6, buffer=20)
+    assert {one.strategy: one.exact for one in found} == {
+        "stateful": True, "skip": False, "position": False, "fresh": False,
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("seed", range(5))

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from isoflop.data import DataError, TrainingWindows
-from isoflop.data.mixture import account, open_mixture, segments
+from isoflop.data.mixture import account, counted, open_mixture, segments
 from isoflop.data.shards import open_shards, part_path
 from isoflop.data.tokenize import tokenize
+from isoflop.plan.mixture_account import account_mixture
 from isoflop.plan.recipe import load_recipe
 from isoflop.records import Mixture, MixtureSource
 
@@ -70,6 +71,18 @@ def test_accounts_are_what_the_loader_gives(folder):
     assert sum(reading.samples for reading in readings.values()) == 2000
     assert readings["short"].epochs == pytest.approx(1500 / readings["short"].windows)
     assert readings["short"].epochs > 1
+
+
+def test_counts_of_what_is_there_replace_the_published_ones(folder):
+    mix = mixture("rows")
+    published = MixtureSource(name="web", where="hf:a/b", weight=1.0, tokens=5.0, tokens_per_row=2.0)
+    found = counted(msgspec.structs.replace(mix, sources=(*mix.sources, published)), folder)
+    assert [source.tokens_per_row for source in found.sources] == [SHORT + 1, LONG + 1, 2.0]
+    assert [source.tokens for source in found.sources] == [500 * (SHORT + 1), 500 * (LONG + 1), 5.0]
+    # What the weights were said to mean beforehand is what the loader then gives.
+    planned = account_mixture(counted(mix, folder), 1e6)
+    real = account(opened(folder, mix), 10_000)
+    assert [one.token_share for one in planned] == pytest.approx([one.token_share for one in real], abs=1e-4)
 
 
 def test_a_source_without_weight_is_left_out(folder):

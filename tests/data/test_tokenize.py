@@ -208,6 +208,15 @@ def test_a_folder_of_another_tokenizer_is_refused(text, tmp_path):
         tokenize(text, "bytes", tmp_path / "out", workers=1)
 
 
+def test_processes_are_started_for_large_work_alone(text, monkeypatch):
+    parts = list(find_parts(text))
+    assert tokenize_module._processes(parts) == 1
+    monkeypatch.setattr(tokenize_module, "BYTES_PER_PROCESS", 1000)
+    monkeypatch.setattr(tokenize_module, "_cores", lambda: 4)
+    assert tokenize_module._processes(parts) == 4
+    assert tokenize_module._processes([]) == 1
+
+
 def test_small_files_share_a_part(tmp_path):
     for number in range(2000):
         (tmp_path / f"{number:04}.py").write_text(f"x = {number}\n")

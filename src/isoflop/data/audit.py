@@ -23,11 +23,13 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from isoflop.data.corpus import Corpus
 from isoflop.data.order import TrainingWindows
-from isoflop.records import Column, Record, Table
+from isoflop.records import Column, DataSpec, Record, Table
 
 IntArray = npt.NDArray[np.int64]
 Strategy = Literal["stateful", "skip", "position", "fresh"]
@@ -278,6 +280,19 @@ def audit_strategies(
         audit(open_strategy(strategy, windows, reseed, buffer=buffer), kills, batch_seqs, strategy)
         for strategy in strategies
     )
+
+
+def audit_data(
+    data: DataSpec, corpora: Sequence[Corpus], kills: Kills, *, batch_seqs: int, buffer: int
+) -> tuple[AuditCount, ...]:
+    """All strategies on opened corpora, in the order that a run's spec names."""
+
+    def reseed(session: int) -> TrainingWindows:
+        seed = (data.order_seed + 1) * 1_000_003 + session
+        return TrainingWindows(msgspec.structs.replace(data, order_seed=seed), corpora)
+
+    windows = TrainingWindows(data, corpora)
+    return audit_strategies(windows, reseed, kills, batch_seqs=batch_seqs, buffer=buffer)
 
 
 def kill_times(

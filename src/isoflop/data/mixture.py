@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -114,6 +115,26 @@ def open_mixture(
         names=tuple(source.name for source in sources),
         end_token=corpora[0].load_tokenizer().end_token,
     )
+
+
+def counted(mixture: Mixture, folder: Path | str) -> Mixture:
+    """The mixture with the tokens and the mean row length that are really there, for sources with shards.
+
+    Sources without shards keep the published counts. Raises DataError for damaged shards.
+    """
+    sources = []
+    for source in mixture.sources:
+        path = _shards_of(source, Path(folder))
+        if path is not None:
+            record = open_shard_corpus(path).record
+            source = msgspec.structs.replace(
+                source,
+                tokens=float(record.train_tokens),
+                tokens_per_row=record.train_tokens / max(1, record.num_train_files),
+                note=f"counted in {path}",
+            )
+        sources.append(source)
+    return msgspec.structs.replace(mixture, sources=tuple(sources))
 
 
 def data_spec(mixture: Mixture, corpora: Sequence[Corpus], *, context: int, order_seed: int) -> DataSpec:

@@ -19,7 +19,7 @@ import os
 import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -57,12 +57,16 @@ from isoflop.store import write_atomic
 
 BYTES_PER_PART = 64_000_000
 """Plain JSONL files are cut into pieces of about this size."""
+BYTES_PER_PROCESS = 50_000_000
+"""Less than so much (as it lies on disk) is not worth a process of its own: the tokenizer's own threads do it."""
 SMALL_FILES_PER_PART = 512
 """Small files of text are taken together, so that a folder of scripts does not become thousands of shards."""
 BEGIN_TOKENS = ("<|begin_of_text|>", "<s>", "<bos>", "[CLS]")
 PROGRESS_EVERY_S = 2.0
 
 Progress = Callable[[str], None]
+Batch = list[tuple[str, bytes]]
+"""(key of the split, text) of some documents."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,7 +158,8 @@ def tokenize(
         tokenizer: "bytes", the path of a tokenizer.json or of a folder that has one, or a Hugging Face name.
         out: folder of the shards.
         text_field: field of a row that holds its text; found by its usual names when left out.
-        workers: processes; one per core by default, 1 stays in this process.
+        workers: processes; by default one per core where there is enough to do, else this one, whose tokenizer
+            works in threads. The result is the same.
         part: (2, 16) does the second of sixteen shares, for several machines on one file system.
         begin: put the tokenizer's begin token before each document (Llama's weights expect it).
         held_out_one_in: hold out one document in so many, by the hash of its name; None holds out none.
@@ -210,7 +215,7 @@ def find_parts(source: str | Path, text_field: str | None = None) -> tuple[Part,
         end = piece.end_byte if piece.end_byte is not None else piece.file.num_bytes
         num_bytes = end - piece.first_byte
         joins = groups and size + num_bytes <= BYTES_PER_PART and len(groups[-1]) < SMALL_FILES_PER_PART
-        if joins and num_bytes < BYTES_PER_PART // 8:
+        if joins and num_bytes < BYTES_PER_PART // 64:
             groups[-1].append(piece)
             size += num_bytes
         else:
@@ -237,7 +242,7 @@ def tokenize_part(job: Job, part: Part, tokenizer: Tokenizer) -> ShardPart | Exc
     try:
         with contextlib.ExitStack() as held:
             files = {side: held.enter_context(path.open("wb")) for side, path in temporary.items()}
-            for batch in _batches(_documents(part, skips)):
+            for batch in _read_ahead(_batches(_documents(part, skips))):
                 _write_batch(batch, job, tokenizer, dtype, files, counts)
             for file in files.values():
                 file.flush()
@@ -280,8 +285,8 @@ def _documents(part: Part, skips: Skips) -> Iterator[tuple[str, bytes]]:
         raise _UnreadableError(first_line(error)) from None
 
 
-def _batches(documents: Iterator[tuple[str, bytes]]) -> Iterator[list[tuple[str, bytes]]]:
-    batch: list[tuple[str, bytes]] = []
+def _batches(documents: Iterator[tuple[str, bytes]]) -> Iterator[Batch]:
+    batch: Batch = []
     size = 0
     for document in documents:
         batch.append(document)
@@ -293,8 +298,17 @@ def _batches(documents: Iterator[tuple[str, bytes]]) -> Iterator[list[tuple[str,
         yield batch
 
 
+def _read_ahead(batches: Iterator[Batch]) -> Iterator[Batch]:
+    """The same batches, the next one being read while this one is encoded (which needs no interpreter)."""
+    with ThreadPoolExecutor(1) as reader:
+        coming = reader.submit(next, batches, None)
+        while (batch := coming.result()) is not None:
+            coming = reader.submit(next, batches, None)
+            yield batch
+
+
 def _write_batch(
-    batch: list[tuple[str, bytes]],
+    batch: Batch,
     job: Job,
     tokenizer: Tokenizer,
     dtype: np.dtype[Any],
@@ -412,7 +426,7 @@ def _run(
     job: Job, todo: list[Part], workers: int | None, say: Progress
 ) -> tuple[list[ShardPart], list[Exclusion]]:
     """Do every part, here or in worker processes."""
-    count = min(workers or _cores(), max(1, len(todo)))
+    count = min(_processes(todo) if workers is None else workers, max(1, len(todo)))
     made: list[ShardPart] = []
     damaged: list[Exclusion] = []
     watch = _Watch(len(todo), say)
@@ -476,6 +490,13 @@ def _size(part: Part) -> int:
         (piece.end_byte if piece.end_byte is not None else piece.file.num_bytes) - piece.first_byte
         for piece in part.files
     )
+
+
+def _processes(todo: list[Part]) -> int:
+    """One per core, and not more than the text is worth; a data set of unknown size is taken to be large."""
+    if any(part.hub is not None for part in todo):
+        return _cores()
+    return max(1, min(_cores(), sum(map(_size, todo)) // BYTES_PER_PROCESS))
 
 
 def _cores() -> int:
