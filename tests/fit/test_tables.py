@@ -92,7 +92,7 @@ def test_parquet_and_jsonl_give_the_same(tmp_path):
     ("header", "change", "message"),
     [
         (("N", "D", "accuracy"), None, "no column for the loss; it has N, D, accuracy; rename"),
-        (("N", "D", "loss_c4_val"), None, r"perhaps loss_c4_val.*loss=NAME"),
+        (("N", "D", "loss_c4_val"), None, r"perhaps loss_c4_val.*--column loss=NAME"),
         (("size", "D", "loss"), None, "no column for the parameters.*N=NAME"),
         (("N", "steps", "loss"), None, "neither|tokens nor for FLOPs.*D=NAME"),
         (("N", "D", "loss"), (2, 2, "nan"), "row 3: loss is NaN.*bad_rows"),

@@ -51,9 +51,9 @@ def check_table(N: Array, D: Array, loss: Array) -> tuple[str, ...]:
 
 
 def _levels(values: Array) -> int:
-    """Number of values that differ by more than 2 per cent."""
-    steps = np.diff(np.sort(np.log(values)))
-    return 1 + int(np.sum(steps > 0.02))
+    """Number of distinct values when those within 2 per cent of each other are taken as one."""
+    logs = np.log(values)
+    return len(np.unique(np.floor((logs - logs.min()) / 0.02)))
 
 
 def _check_spread(N: Array, D: Array) -> None:

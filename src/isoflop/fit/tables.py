@@ -206,7 +206,7 @@ def _query(connection: Any, path: Path, relation: str, names: list[str], given: 
         raise TableError(
             f"{path.name} ({path.stat().st_size / 1e9:.2g} GB) has {rows:,} rows: a table of runs has one row per "
             "run, this looks like a log of every step; keep each run's last step, or name the columns of the run "
-            "and the step so that this is done here (run=..., step=...)"
+            "and the step so that this is done here (--column run=NAME --column step=NAME)"
         )
     order = connection.execute(f"select * from {source} order by __row", [str(path)])
     fetched = order.fetchall()
@@ -277,17 +277,17 @@ def _resolve(frame: _Frame, given: Mapping[str, str]) -> dict[str, str]:
         hint = f" (perhaps {_listed(near)})" if near else ""
         raise TableError(
             f"{frame.source} has no column for the loss{hint}; it has {_listed(names)}; rename it to loss, or say "
-            "which it is (loss=NAME)"
+            "which it is (--column loss=NAME)"
         )
     if "N" in missing and not ("D" in found and "C" in found):
         raise TableError(
             f"{frame.source} has no column for the parameters; it has {_listed(names)}; rename it to N, or say "
-            "which it is (N=NAME)"
+            "which it is (--column N=NAME)"
         )
     if "D" not in found and "C" not in found:
         raise TableError(
             f"{frame.source} has no column for tokens nor for FLOPs; it has {_listed(names)}; rename one to D or "
-            "to C, or say which it is (D=NAME or C=NAME)"
+            "to C, or say which it is (--column D=NAME or C=NAME)"
         )
     return found
 
@@ -349,8 +349,8 @@ def _assemble(frame: _Frame, found: dict[str, str], bad_rows: str, k: float) -> 
             if problem and row not in excluded:
                 if bad_rows == "refuse":
                     raise TableError(
-                        f"{frame.source}, {names[row]}: {problem}; correct or remove the row, or exclude such rows "
-                        'with this reason (bad_rows="exclude")'
+                        f"{frame.source}, {names[row]}: {problem}; correct or remove the row, or leave such rows "
+                        'out with this reason (--skip-bad-rows, or bad_rows="exclude")'
                     )
                 excluded[row] = problem
     notes = list(frame.notes)
