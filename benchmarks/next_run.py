@@ -16,7 +16,7 @@ Strategies: decision (`isoflop.plan.next_run`); V-optimal and D-optimal (the sam
 cost, another criterion); grid (whole isoFLOP curves from the cheapest budget upwards, what people do); random.
 
 `--simulate` plants laws, right and wrong ones, in place of a table. The defaults of `isoflop.plan.next_run.Rule`
-were chosen there; nothing was chosen on a real table.
+were chosen there, not on real tables; every look at those, and what it prompted, is in next_run_looks.md.
 """
 
 from __future__ import annotations
