@@ -15,7 +15,7 @@ from $ISOFLOP_SHARED_DATA or ../shared/data, and failing that a planted law is d
 seconds; blocks of the three ways alternate, so that a busy machine slows them alike. `--full` runs the usual
 loop on all 4000 resamples (its standard error of A must then be the published one).
 
-Needs: pip install autograd
+Needs: pip install autograd (the extra `bench`)
 """
 
 from __future__ import annotations
@@ -200,8 +200,8 @@ def scaling() -> list[dict[str, float]]:
         (240, 16000),
         (2_400, 1000),
         (24_000, 100),
-        (100_000, 25),
-        (100_000, 50),
+        (100_000, 200),
+        (100_000, 400),
     ):
         rng = np.random.default_rng(0)
         N, D = np.exp(rng.uniform(18, 23.5, n)), np.exp(rng.uniform(21.5, 26, n))

@@ -1,0 +1,333 @@
+"""Training at full scale: what spreading over ranks costs on a CPU, and tokens per second beside others on a GPU.
+
+    python benchmarks/train.py [--json] [--topologies 4x1x1 1x4x1 …] [--steps 3]
+
+CPU. A net of 21 million parameters is trained on made-up tokens by one process and by four gloo ranks, with the
+same total batch, each rank on one thread. What is compared is processor time per token, summed over ranks and
+over all of a rank's threads, between the end of the first two steps and the end of the last: starting up and
+compiling are left out, waiting costs nothing. The promise is at most 1.5 for data parallel (4x1x1); the other
+arrangements are reported.
+
+GPU. Llama-3's shape at 1B and 8B in bfloat16 at 8192 tokens, beside transformers' own model and torchtitan's
+where they are installed. Without a CUDA device these lines say so.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from torch import Tensor, nn
+
+from isoflop.dist import mesh
+from isoflop.dist.optim import ShardedAdamW
+from isoflop.dist.parallel import Wrapping, fill_whole, spread
+from isoflop.flops.count import train_flops_per_token
+from isoflop.model.build import FAMILIES
+from isoflop.model.sharding import sharding_plan
+from isoflop.records import MeshSpec, NetSpec, OptimizerSpec, RopeScaling
+from isoflop.train.optim import AdamW
+
+CPU_NET = NetSpec(
+    vocab_size=4096,
+    context=256,
+    dim=384,
+    num_layers=10,
+    num_heads=6,
+    num_kv_heads=6,
+    head_dim=64,
+    ffn_dim=1024,
+)
+CPU_BATCH = 32
+WARM_UP = 2
+LIMIT = 1.5
+"""Most that four data-parallel ranks may cost, per token, over one process."""
+TOPOLOGIES = ("4x1x1", "2x2x1", "1x4x1", "1x2x2")
+OPTIMIZER = OptimizerSpec(peak_lr=1e-4)
+
+_SCALING = RopeScaling(factor=32.0, low_freq_factor=1.0, high_freq_factor=4.0, original_context=8192)
+GPU_NETS = {
+    "1B": NetSpec(
+        vocab_size=128_256,
+        context=8192,
+        dim=2048,
+        num_layers=16,
+        num_heads=32,
+        num_kv_heads=8,
+        head_dim=64,
+        ffn_dim=8192,
+        rope_theta=500_000.0,
+        rope_scaling=_SCALING,
+        tied_head=True,
+    ),
+    "8B": NetSpec(
+        vocab_size=128_256,
+        context=8192,
+        dim=4096,
+        num_layers=32,
+        num_heads=32,
+        num_kv_heads=8,
+        head_dim=128,
+        ffn_dim=14_336,
+        rope_theta=500_000.0,
+    ),
+}
+PEAK_FLOPS = 989e12
+"""Dense bfloat16 of an H100 or H200, as published; the denominator of MFU."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CpuRow:
+    """One arrangement. `ratio` is its processor time per token over that of one process."""
+
+    mesh: str
+    cpu_us_per_token: float
+    wall_us_per_token: float
+    ratio: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class GpuRow:
+    net: str
+    stack: str
+    tokens_per_s: float | None
+    mfu: float | None
+    """Of PEAK_FLOPS, with the FLOPs per token of "matmul-full": 6 per matrix weight and 12 L d T for attention."""
+    memory_gb: float | None
+    note: str = ""
+
+
+# ------------------------------------------------------------------------------------------- CPU
+
+
+def tokens_of(step: int, batch: int, net: NetSpec) -> Tensor:
+    generator = torch.Generator().manual_seed(step)
+    return torch.randint(net.vocab_size, (batch, net.context + 1), generator=generator)
+
+
+def time_steps(degrees: MeshSpec, num_steps: int) -> tuple[float, float]:
+    """(processor seconds of this rank, wall seconds) of `num_steps` steps after the warm-up."""
+    world = mesh.join(degrees)
+    with torch.device("meta"):
+        net = FAMILIES["decoder"](CPU_NET, None)
+    plan = spread(net, sharding_plan(CPU_NET), world, Wrapping())
+    fill_whole(net, net.draw(torch.Generator().manual_seed(0)))  # type: ignore[operator]
+    optimizer: Any = ShardedAdamW(net, OPTIMIZER, world) if plan.is_sharded else AdamW(net, OPTIMIZER)
+    cpu = wall = 0.0
+    for step in range(WARM_UP + num_steps):
+        if step == WARM_UP:
+            world.barrier()
+            cpu, wall = time.process_time(), time.monotonic()
+        loss = net.next_token_loss(tokens_of(step, CPU_BATCH, CPU_NET)[world.rows(CPU_BATCH)])  # type: ignore[operator]
+        loss.backward()
+        plan.finish_gradients()
+        optimizer.update(1.0)
+    world.barrier()
+    taken = time.process_time() - cpu, time.monotonic() - wall
+    return taken
+
+
+def _rank(rank: int, degrees: str, num_steps: int, folder: str) -> None:
+    torch.set_num_threads(1)
+    spec = MeshSpec.parse(degrees)
+    if spec.num_devices > 1:
+        dist.init_process_group(
+            "gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=spec.num_devices
+        )
+    taken = time_steps(spec, num_steps)
+    Path(folder, f"rank-{rank}").write_text(json.dumps(taken))
+    if spec.num_devices > 1:
+        dist.destroy_process_group()
+
+
+def measure_cpu(text: str, num_steps: int) -> tuple[float, float]:
+    """(processor seconds of all ranks, wall seconds), both per token."""
+    count = MeshSpec.parse(text).num_devices
+    with tempfile.TemporaryDirectory() as folder:
+        mp.start_processes(_rank, (text, num_steps, folder), nprocs=count, start_method="spawn")
+        taken = [json.loads(Path(folder, f"rank-{rank}").read_text()) for rank in range(count)]
+    tokens = num_steps * CPU_BATCH * CPU_NET.context
+    return sum(cpu for cpu, _ in taken) / tokens, max(wall for _, wall in taken) / tokens
+
+
+def cpu_rows(topologies: list[str], num_steps: int) -> list[CpuRow]:
+    """One process before and after the others: the mean of the two is what they are compared with."""
+    before = measure_cpu("1x1x1", num_steps)
+    measured = {text: measure_cpu(text, num_steps) for text in topologies}
+    after = measure_cpu("1x1x1", num_steps)
+    base = ((before[0] + after[0]) / 2, (before[1] + after[1]) / 2)
+    rows = {"1x1x1": base, **measured}
+    return [
+        CpuRow(
+            mesh=text,
+            cpu_us_per_token=1e6 * cpu,
+            wall_us_per_token=1e6 * wall,
+            ratio=None if text == "1x1x1" else cpu / base[0],
+        )
+        for text, (cpu, wall) in rows.items()
+    ]
+
+
+# ------------------------------------------------------------------------------------------- GPU
+
+
+@contextlib.contextmanager
+def freed() -> Iterator[None]:
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats()
+    yield
+    torch.cuda.empty_cache()
+
+
+def rate(step: Callable[[Tensor], None], net: NetSpec, batch: int, num_steps: int) -> float:
+    """Tokens per second of a step, after three that compile and warm up."""
+    tokens = torch.randint(net.vocab_size, (batch, net.context + 1), device="cuda")
+    for _ in range(3):
+        step(tokens)
+    torch.cuda.synchronize()
+    started = time.monotonic()
+    for _ in range(num_steps):
+        step(tokens)
+    torch.cuda.synchronize()
+    return num_steps * batch * net.context / (time.monotonic() - started)
+
+
+def our_step(spec: NetSpec, recompute: str) -> Callable[[Tensor], None]:
+    world = mesh.World(MeshSpec(), 0, torch.device("cuda"), None, None)
+    with torch.device("meta"):
+        net = FAMILIES["decoder"](spec, None)
+    wrapped = spread(
+        net,
+        sharding_plan(spec),
+        world,
+        Wrapping(precision="bf16", recompute=recompute, compile=True),  # type: ignore[arg-type]
+    )
+    for parameter in net.parameters():
+        nn.init.normal_(parameter, std=0.02)
+    optimizer = AdamW(net, OPTIMIZER)
+    assert wrapped.autocast is not None
+    autocast = wrapped.autocast
+
+    def step(tokens: Tensor) -> None:
+        with autocast():
+            loss = net.next_token_loss(tokens)  # type: ignore[operator]
+        loss.backward()
+        optimizer.update(1.0)
+
+    return step
+
+
+def transformers_step(spec: NetSpec, recompute: str) -> Callable[[Tensor], None]:
+    import transformers
+
+    from isoflop.dist.weights import to_config
+
+    config = transformers.LlamaConfig(**to_config(spec))
+    with torch.device("cuda"):
+        net = transformers.LlamaForCausalLM(config)
+    if recompute == "full":
+        net.gradient_checkpointing_enable()
+    compiled = torch.compile(net)
+    optimizer = torch.optim.AdamW(net.parameters(), lr=OPTIMIZER.peak_lr, fused=True)
+
+    def step(tokens: Tensor) -> None:
+        with torch.autocast("cuda", torch.bfloat16):
+            loss = compiled(tokens[:, :-1], labels=tokens[:, :-1]).loss
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return step
+
+
+STACKS = {"isoflop": our_step, "transformers": transformers_step}
+
+
+def gpu_rows(names: list[str], batch: int, recompute: str, num_steps: int) -> list[GpuRow]:
+    rows = []
+    for name in names:
+        for stack, build in STACKS.items():
+            if not torch.cuda.is_available():
+                rows.append(_absent(name, stack, "not measured: no CUDA device"))
+                continue
+            with freed():
+                try:
+                    speed = rate(build(GPU_NETS[name], recompute), GPU_NETS[name], batch, num_steps)
+                except (ImportError, torch.cuda.OutOfMemoryError) as error:
+                    rows.append(_absent(name, stack, f"not measured: {type(error).__name__}: {error}"))
+                    continue
+                flops = train_flops_per_token(GPU_NETS[name], "matmul-full")
+                rows.append(
+                    GpuRow(
+                        net=name,
+                        stack=stack,
+                        tokens_per_s=speed,
+                        mfu=speed * flops / PEAK_FLOPS,
+                        memory_gb=torch.cuda.max_memory_allocated() / 1e9,
+                        note=f"{torch.cuda.get_device_name()}, batch {batch}, recompute {recompute}",
+                    )
+                )
+    return rows
+
+
+def _absent(net: str, stack: str, note: str) -> GpuRow:
+    return GpuRow(net=net, stack=stack, tokens_per_s=None, mfu=None, memory_gb=None, note=note)
+
+
+def main() -> int:
+    """Exit code 1 when data parallel costs more than it may."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument("--topologies", nargs="*", default=list(TOPOLOGIES), help="of four ranks")
+    parser.add_argument("--steps", type=int, default=3, help="steps that are timed")
+    parser.add_argument("--nets", nargs="*", default=list(GPU_NETS), help="nets for the GPU")
+    parser.add_argument("--batch", type=int, default=2, help="sequences per step on the GPU")
+    parser.add_argument("--recompute", choices=("none", "full"), default="full")
+    arguments = parser.parse_args()
+    cpu = cpu_rows(arguments.topologies, arguments.steps) if arguments.topologies else []
+    gpu = gpu_rows(arguments.nets, arguments.batch, arguments.recompute, 10)
+    for row in cpu:
+        ratio = "" if row.ratio is None else f"  ratio {row.ratio:.2f}"
+        print(
+            f"cpu {row.mesh}  {row.cpu_us_per_token:8.1f} us of processor per token{ratio}", file=sys.stderr
+        )
+    for line in gpu:
+        said = (
+            line.note
+            if line.tokens_per_s is None
+            else f"{line.tokens_per_s:,.0f} tokens/s, MFU {line.mfu:.1%}"
+        )
+        print(f"gpu {line.net} {line.stack}: {said}", file=sys.stderr)
+    parallel = next((row.ratio for row in cpu if row.mesh == "4x1x1"), None)
+    if arguments.json:
+        answer = {
+            "schema": "isoflop.benchmark.train/1",
+            "cpu": [asdict(row) for row in cpu],
+            "gpu": [asdict(line) for line in gpu],
+            "data_parallel_ratio": parallel,
+            "limit": LIMIT,
+            "batch_tokens": CPU_BATCH * CPU_NET.context,
+            "torch": torch.__version__,
+            "load": os.getloadavg()[0],
+        }
+        print(json.dumps(answer))
+    return int(parallel is not None and parallel > LIMIT)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
