@@ -595,6 +595,8 @@ class Plan(Record, frozen=True, kw_only=True):
     """What this plan cannot tell, known beforehand."""
     options: dict[str, Scalar] = {}
     """The study's own numbers, read again by its judge."""
+    rerun: str = ""
+    """Command that does it all again, where that is not `isoflop run`."""
     provenance: Provenance | None = None
 
     def fingerprint(self) -> str:
@@ -687,6 +689,20 @@ class Measurement(Record, frozen=True, kw_only=True):
     """In words: which windows, context, precision."""
 
 
+class SourceScores(Record, frozen=True, kw_only=True):
+    """A run of several sources at one step: the loss on each one's held-out text, and what the device did."""
+
+    step: int
+    scores: tuple[Measurement, ...]
+    """One per source that holds out text, named after it, on the same windows at every step."""
+    without: tuple[Exclusion, ...] = ()
+    """Sources that hold out too little text to be scored, with the reason."""
+    peak_memory_bytes: int | None = None
+    """Most that the fullest device (on a processor: the largest process) has held so far."""
+    matmul_flops_per_s: float | None = None
+    """Rate of a large dense matrix product on the first device, measured at this step; None when it was not."""
+
+
 class RunEvidence(Record, frozen=True, kw_only=True):
     """One run as a judge sees it."""
 
@@ -694,6 +710,10 @@ class RunEvidence(Record, frozen=True, kw_only=True):
     record: RunRecord | None
     """None for a run that never ended."""
     measurements: tuple[Measurement, ...] = ()
+    metrics: tuple[dict[str, Any], ...] = ()
+    """Rows of metrics.jsonl; only for judges that look at the way to the end."""
+    source_scores: tuple[SourceScores, ...] = ()
+    """In order of steps; only for runs of several sources."""
 
 
 class Evidence(Record, frozen=True, kw_only=True):
@@ -888,6 +908,7 @@ _RECORDS: dict[str, type[Record]] = {
         Plan,
         RunRecord,
         Measurement,
+        SourceScores,
         Fit,
         Verdict,
         CorpusRecord,

@@ -1,7 +1,8 @@
 """The one place that knows the layout on disk.
 
     OUT/plan.json
-    OUT/runs/<words>-<fp8>/{spec.json, metrics.jsonl, attempts.jsonl, checkpoint/, measurements.jsonl, record.json}
+    OUT/runs/<words>-<fp8>/{spec.json, metrics.jsonl, attempts.jsonl, checkpoint/, measurements.jsonl,
+                            source_scores.jsonl (runs of several sources), record.json}
     OUT/verdict.json
     OUT/report.html, figures/, tables/, manifest.json
 
@@ -32,6 +33,7 @@ from isoflop.records import (
     RecordError,
     RunRecord,
     RunSpec,
+    SourceScores,
     Verdict,
     decode,
     encode,
@@ -175,6 +177,7 @@ class RunFolder:
         self.attempts_path = path / "attempts.jsonl"
         self.checkpoints = path / "checkpoint"
         self.measurements_path = path / "measurements.jsonl"
+        self.source_scores_path = path / "source_scores.jsonl"
         self.record_path = path / "record.json"
 
     @property
@@ -210,6 +213,15 @@ class RunFolder:
 
     def write_measurements(self, measurements: Sequence[Measurement]) -> None:
         write_atomic(self.measurements_path, b"".join(encode(m) + b"\n" for m in measurements))
+
+    def read_source_scores(self) -> list[SourceScores]:
+        return [
+            decode(row, SourceScores, where=str(self.source_scores_path))
+            for row in read_jsonl(self.source_scores_path)
+        ]
+
+    def write_source_scores(self, scores: Sequence[SourceScores]) -> None:
+        write_atomic(self.source_scores_path, b"".join(encode(one) + b"\n" for one in scores))
 
     def write_record(self, record: RunRecord) -> None:
         write_atomic(self.record_path, encode(record, indent=1))

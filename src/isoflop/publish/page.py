@@ -144,6 +144,8 @@ def _context(
 
 def _rerun(plan: Plan) -> str:
     """The command that does the whole study again; "" for an answer that came from no study."""
+    if plan.rerun:
+        return plan.rerun
     if not plan.study_source:
         return ""
     same_plan = " --plan plan.json" if plan.runs else ""

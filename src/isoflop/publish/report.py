@@ -149,6 +149,7 @@ def _inputs(store: Store) -> list[Path]:
             folder.metrics_path,
             folder.attempts_path,
             folder.measurements_path,
+            folder.source_scores_path,
             folder.record_path,
         )
         paths += [path for path in own if path.exists()]

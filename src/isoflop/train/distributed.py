@@ -75,6 +75,7 @@ def train_distributed(
     on_progress: Callable[[Progress], None] = lambda progress: None,
     should_stop: Callable[[], bool] = lambda: False,
     at_checkpoint: Callable[[torch.nn.Module, int], None] = lambda net, step: None,
+    at_score: Callable[[torch.nn.Module, int], None] = lambda net, step: None,
     provenance: Provenance | None = None,
 ) -> RunRecord | None:
     """Train a run to its end on a mesh, from wherever it stands. Every rank calls this.
@@ -92,7 +93,9 @@ def train_distributed(
         on_progress: told at each row of metrics, on every rank.
         should_stop: asked after each step on every rank; when one says so, the state is saved and None
             returned.
-        at_checkpoint: called on every rank with the net after each checkpoint, to score it, say.
+        at_checkpoint: called on every rank with the net after each checkpoint.
+        at_score: called on every rank with the net before the first step, after each score on the way, and
+            at the end: for scores that this room does not know. After a kill it may be called again at a step.
         provenance: what to record of versions and hardware; found out when left out.
 
     Returns:
@@ -131,7 +134,9 @@ def train_distributed(
             keep_last=ROLLING_KEPT,
             keep_steps=spec.save_at_steps,
         )
-        end = run.steps(position, saver, saves, should_stop, on_progress, at_checkpoint)
+        if position.step == 0:
+            at_score(job.net, 0)
+        end = run.steps(position, saver, saves, should_stop, on_progress, at_checkpoint, at_score)
         saver.wait()
         if end.status == "stopped":
             world.from_first(lambda: log.end("cut", end.step, end.seconds))
@@ -141,6 +146,7 @@ def train_distributed(
             end,
             provenance or current(device=placement.device, num_workers=world.mesh.num_devices),
             start_from,
+            at_score,
         )
 
 
@@ -283,6 +289,7 @@ class _Run:
         should_stop: Callable[[], bool],
         on_progress: Callable[[Progress], None],
         at_checkpoint: Callable[[torch.nn.Module, int], None],
+        at_score: Callable[[torch.nn.Module, int], None],
     ) -> LoopEnd:
         """Step from a position to the end of the run, or to where a rank asks to stop."""
         spec, world = self._job.spec, self._world
@@ -314,6 +321,7 @@ class _Run:
                     on_progress(recorder.write_row(spec.optimizer.peak_lr * lr_fraction))
                 if position.step in scored:
                     self._score_now(position.step)
+                    at_score(self._job.net, position.step)
                 if due and (position.step < spec.num_steps or position.step in kept):
                     saver.save(position.step, _tensors(self._job), self._state(position))
                     saved = time.monotonic()
@@ -374,7 +382,14 @@ class _Run:
         self._world.from_first(lambda: self._folder.write_measurements(self._scores))
         return True
 
-    def conclude(self, log: AttemptLog, end: LoopEnd, provenance: Provenance, like: Path | None) -> RunRecord:
+    def conclude(
+        self,
+        log: AttemptLog,
+        end: LoopEnd,
+        provenance: Provenance,
+        like: Path | None,
+        at_score: Callable[[torch.nn.Module, int], None],
+    ) -> RunRecord:
         """Score, keep the weights, write the record."""
         job, world, started, reason = self._job, self._world, time.monotonic(), None
         if end.status == "diverged":
@@ -382,6 +397,7 @@ class _Run:
         elif job.score is not None and not self._score_now(end.step):
             reason = f"the held-out loss was not finite at step {end.step}, the last one"
         if reason is None:
+            at_score(self._job.net, end.step)
             self._keep_final(end.step, like)
 
         def write() -> RunRecord:
