@@ -212,6 +212,9 @@ class ScheduleSpec(Record, frozen=True, kw_only=True):
     decay_start_step: int | None = None
     """For "wsd": the step at which the linear cooldown starts; None while the trunk is constant."""
     final_fraction: float = 0.0
+    start_step: int = 0
+    """Step at which the warm-up starts: a branch that re-warms starts its schedule where it leaves its parent.
+    `warmup_steps` counts from here, the other steps from step 0."""
 
 
 class EvalSpec(Record, frozen=True, kw_only=True):
@@ -224,6 +227,14 @@ class EvalSpec(Record, frozen=True, kw_only=True):
     """The windows are kept as this many groups of neighbours: the unit of resampling."""
     every_steps: int | None = None
     """Also score after each so many steps; None scores at the end alone."""
+    at_steps: tuple[int, ...] = ()
+    """Also score after these steps."""
+    sources: tuple[DataSource, ...] = ()
+    """Texts whose held-out part is scored, one measurement each; empty takes the first training source."""
+
+    def name_of(self, index: int) -> str:
+        """Name of the measurement on a text: "heldout" for the first, with the text's name for the others."""
+        return "heldout" if index == 0 else f"heldout {self.sources[index].source}"
 
 
 class Branch(Record, frozen=True, kw_only=True):
@@ -233,6 +244,23 @@ class Branch(Record, frozen=True, kw_only=True):
     """Full fingerprint of the trunk's RunSpec."""
     step: int
     """The child starts from the trunk's state after this many steps."""
+    weights_only: bool = False
+    """Take over the weights and start with an empty optimizer, as one does from published weights."""
+
+
+class SpikeRule(Record, frozen=True, kw_only=True):
+    """When a rise of the training loss is undone: see `isoflop.train.spikes`."""
+
+    check_every: int = 50
+    """Steps between checks; a rollback goes to the last check that was passed."""
+    factor: float = 8.0
+    """A loss this many robust standard deviations above the median of the last `window` is a spike."""
+    window: int = 128
+    """Losses that a step is compared with; none is judged before a quarter of them is there."""
+    skip_after: int = 0
+    """Batches left out beyond the spike; those from the rollback to the spike are left out anyway."""
+    max_rollbacks: int = 10
+    """Later spikes are recorded and stay."""
 
 
 class RunSpec(Record, frozen=True, kw_only=True):
@@ -255,8 +283,12 @@ class RunSpec(Record, frozen=True, kw_only=True):
     """Initialisation (and any sampling inside the objective)."""
     precision: Literal["fp32", "bf16"] = "fp32"
     branch: Branch | None = None
+    start_weights: str | None = None
+    """Hash of the weights that it starts from; None draws them from the seed."""
     command: tuple[str, ...] | None = None
     """Bring your own trainer: run this command instead, with the path of spec.json appended."""
+    spikes: SpikeRule | None = None
+    """Undo a rise of the loss and leave out the batches behind it; None lets it be."""
     train_flops: FlopCount
     """Of the whole path from step 0. Derived from the rest, so not part of the identity."""
     save_at_steps: tuple[int, ...] = ()
@@ -290,9 +322,13 @@ class RunSpec(Record, frozen=True, kw_only=True):
         identity = msgspec.to_builtins(msgspec.convert(_to_plain(self), type(self)))
         for field in self.NOT_IDENTITY:
             identity.pop(field)
-        for source in identity["data"]["sources"]:
+        _drop_unused(identity)
+        scored = (identity["evaluate"] or {}).get("sources", [])
+        for source in (*identity["data"]["sources"], *scored):
             source.pop("source")
             source.pop("tokenizer")  # it may be a path; its hash stays
+        if identity["start_weights"] is None:  # as it was before there was such a field
+            identity.pop("start_weights")
         identity["record"] = f"RunSpec/{self.SCHEMA}"
         return sha256_json(identity)
 
@@ -301,6 +337,20 @@ class RunSpec(Record, frozen=True, kw_only=True):
         """Name of the run's folder: its words and the first eight digits of its fingerprint."""
         words = "".join(ch if ch.isalnum() or ch in "._" else "-" for ch in self.name).strip("-.")
         return f"{words[:60] or 'run'}-{self.fingerprint()[:8]}"
+
+
+def _drop_unused(identity: dict[str, Any]) -> None:
+    """Leave out of an identity what came later and is not used: runs of before keep their fingerprints."""
+    later = (
+        (identity, "spikes"),
+        (identity["schedule"], "start_step"),
+        (identity["branch"], "weights_only"),
+        (identity["evaluate"], "at_steps"),
+        (identity["evaluate"], "sources"),
+    )
+    for fields, name in later:
+        if fields is not None and not fields[name]:
+            fields.pop(name)
 
 
 class MeshSpec(Record, frozen=True, kw_only=True):
@@ -618,6 +668,8 @@ class PlanRequest(Record, frozen=True, kw_only=True):
     seeds: int | None = None
     """Number of seeds that the user asks for; None leaves it to the study."""
     corpus: CorpusRecord | None = None
+    more_text: tuple[CorpusRecord, ...] = ()
+    """The study's further texts that could be had, in the order of `Study.more_text`."""
     calibration: Calibration | None = None
 
 
@@ -637,6 +689,28 @@ class Attempt(Record, frozen=True, kw_only=True):
     ended: Literal["finished", "diverged", "failed", "killed", "cut"]
 
 
+class Spike(Record, frozen=True, kw_only=True):
+    """A rise of the training loss, and what was done about it."""
+
+    step: int
+    """The update whose loss was too high."""
+    loss_before_nats: float
+    """Median of the losses before it."""
+    loss_nats: float | None
+    """Its own; None when it was not finite."""
+    threshold_nats: float
+    action: Literal["rolled back", "kept"]
+    """ "kept" once `SpikeRule.max_rollbacks` are used up."""
+    back_to_step: int | None = None
+    """Updates behind the state that the run went back to."""
+    first_sample: int | None = None
+    """First training sample (global index of the run's order) that was left out."""
+    num_samples: int = 0
+    """Samples left out from there on; the run goes on behind them."""
+    redone_steps: int = 0
+    """Updates that were undone."""
+
+
 class RunRecord(Record, frozen=True, kw_only=True):
     """What happened to one run."""
 
@@ -653,6 +727,8 @@ class RunRecord(Record, frozen=True, kw_only=True):
     parent: str | None = None
     final_train_loss_nats: float | None = None
     """Mean of the last tenth of the steps; None for a run that did not finish."""
+    spikes: tuple[Spike, ...] = ()
+    """Where the loss rose, for a run with a `SpikeRule`."""
     provenance: Provenance
     reused_from: str | None = None
     """Folder that it was taken from, when it was not trained here."""

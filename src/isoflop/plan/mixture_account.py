@@ -13,10 +13,11 @@ A share that needs a number nobody has counted is None, with the reason. What a 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Protocol
 
 import numpy as np
 
-from isoflop.records import Mixture, Record
+from isoflop.records import Column, Mixture, Record, Table
 
 
 class SourceAccount(Record, frozen=True, kw_only=True):
@@ -35,6 +36,44 @@ class SourceAccount(Record, frozen=True, kw_only=True):
     """Passes over it; above 1 its text repeats."""
     reason: str | None = None
     """Why a number is missing."""
+
+
+class Reading(Protocol):
+    """What an order of samples holds of one source, counted (`isoflop.data.mixture.account`)."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def tokens(self) -> int: ...
+    @property
+    def token_share(self) -> float: ...
+    @property
+    def row_share(self) -> float: ...
+    @property
+    def epochs(self) -> float: ...
+
+
+def reading_table(mixture: Mixture, readings: Sequence[Reading]) -> Table:
+    """The mixture's weights beside what the run's samples really hold of each source."""
+    weights = {source.name: source.weight for source in mixture.sources}
+    total = sum(weights.values())
+    return Table(
+        name="mixture",
+        title="What is read of each source",
+        columns=(
+            Column(name="source", title="source"),
+            Column(name="weight", title=f"weight, of {mixture.weight_unit}", format="{:.2%}"),
+            Column(name="token_share", title="of tokens", format="{:.2%}"),
+            Column(name="row_share", title="of rows", format="{:.2%}"),
+            Column(name="tokens", title="tokens", format="{:,d}"),
+            Column(name="epochs", title="passes", format="{:.3f}"),
+        ),
+        rows=tuple(
+            (one.name, weights[one.name] / total, one.token_share, one.row_share, one.tokens, one.epochs)
+            for one in readings
+        ),
+        note="Counted over the samples of the run's order. A pass is once through all windows of a source.",
+    )
 
 
 def account_mixture(

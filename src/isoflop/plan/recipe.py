@@ -20,8 +20,24 @@ from pathlib import Path
 import msgspec
 
 from isoflop.flops.count import train_flops
+from isoflop.flops.hardware import device
+from isoflop.plan.training_run import RunPlan
 from isoflop.plan.training_speed import CONVENTION
-from isoflop.records import Branch, DataSpec, EvalSpec, Mixture, Recipe, RunSpec
+from isoflop.records import (
+    Branch,
+    Budget,
+    DataSpec,
+    DecisionRule,
+    EvalSpec,
+    FlopCount,
+    MeshSpec,
+    Mixture,
+    Plan,
+    PlannedRun,
+    Provenance,
+    Recipe,
+    RunSpec,
+)
 from isoflop.refs import function_ref
 
 RecipeFunction = Callable[[str], Recipe]
@@ -47,10 +63,21 @@ def load_recipe(path: Path | str, variant: str | None = None, scale: str = "full
     name = next(iter(variants)) if variant is None else variant.replace("_", "-")
     if name not in variants:
         raise RecipeError(f"{path} has no variant {variant!r}; it has: {', '.join(variants)}")
+    function = variants[name]
     try:
-        return variants[name](scale)
+        return function(scale)
     except KeyError as error:
-        raise RecipeError(f"{path} knows no scale {error}") from None
+        if error.args != (scale,):
+            raise
+        known = getattr(sys.modules.get(function.__module__), "SCALES", {})
+        there = f"; it has: {', '.join(known)}" if known else ""
+        raise RecipeError(f"{path} knows no scale {scale!r}{there}") from None
+
+
+def is_recipe(path: Path | str) -> bool:
+    """True for a folder with a ``recipe.py``, or a Python file."""
+    file = Path(path)
+    return (file / FILE).is_file() or (file.suffix == ".py" and file.is_file())
 
 
 def recipe_variants(path: Path | str) -> Mapping[str, RecipeFunction]:
@@ -83,13 +110,22 @@ SCORES = 10
 """Scores on the way, evenly spaced."""
 
 
-def run_spec(recipe: Recipe, data: DataSpec, *, num_steps: int | None = None) -> RunSpec:
+def run_spec(
+    recipe: Recipe,
+    data: DataSpec,
+    *,
+    num_steps: int | None = None,
+    start_weights: str | None = None,
+    most_windows: int | None = None,
+) -> RunSpec:
     """The run of a recipe, once its text is here.
 
     Args:
         recipe: what is trained.
         data: the opened mixture, in the order of the recipe's sources.
         num_steps: shorter than the recipe's, for a trial; the schedule stays.
+        start_weights: hash of the weights that it starts from; None draws them.
+        most_windows: held-out windows that the first source has; 0 leaves the run without scores on the way.
 
     Raises ValueError for data of another context or order than the recipe's.
     """
@@ -101,6 +137,8 @@ def run_spec(recipe: Recipe, data: DataSpec, *, num_steps: int | None = None) ->
     steps = recipe.num_steps if num_steps is None else num_steps
     small = recipe.placement.device == "cpu"
     tokens = steps * recipe.tokens_per_step
+    windows = VALIDATION_WINDOWS[small]
+    windows = windows if most_windows is None else min(windows, most_windows)
     return RunSpec(
         name=f"{recipe.name} {recipe.variant} {recipe.scale}",
         net=recipe.net,
@@ -110,29 +148,43 @@ def run_spec(recipe: Recipe, data: DataSpec, *, num_steps: int | None = None) ->
         schedule=recipe.schedule,
         evaluate=EvalSpec(
             function=function_ref("isoflop.measure.heldout:score"),
-            num_windows=VALIDATION_WINDOWS[small],
+            num_windows=windows,
             every_steps=max(1, steps // SCORES),
-        ),
+        )
+        if windows
+        else None,
         batch_seqs=recipe.batch_seqs,
         num_steps=steps,
         seed=recipe.seed,
         precision=recipe.placement.precision,
+        start_weights=start_weights,
         train_flops=train_flops(recipe.net, tokens, CONVENTION, recipe.context),
         labels={"variant": recipe.variant, "scale": recipe.scale},
     )
 
 
-def session_specs(recipe: Recipe, data: DataSpec, steps_per_session: int) -> tuple[RunSpec, ...]:
+def session_specs(
+    recipe: Recipe,
+    data: DataSpec,
+    steps_per_session: int,
+    *,
+    num_steps: int | None = None,
+    start_weights: str | None = None,
+    most_windows: int | None = None,
+) -> tuple[RunSpec, ...]:
     """The run as a chain of sessions, each leaving the one before.
 
     Where the mixture keeps one order, that is the one run. Where each session shuffles anew, every session
     is a branch with an order of its own, so that even an order that repeats rows is written down exactly.
+    The other arguments are those of `run_spec`.
 
     Raises ValueError for sessions without a step.
     """
     if steps_per_session < 1:
         raise ValueError(f"sessions of {steps_per_session} steps: they take 1 or more")
-    whole = run_spec(recipe, data)
+    whole = run_spec(
+        recipe, data, num_steps=num_steps, start_weights=start_weights, most_windows=most_windows
+    )
     if recipe.mixture.order == "one":
         return (whole,)
     sessions: list[RunSpec] = []
@@ -159,3 +211,126 @@ def session_seed(mixture: Mixture, order_seed: int, session: int) -> int:
         return order_seed
     digest = hashlib.sha256(f"isoflop session/1 {order_seed} {session}".encode()).digest()
     return int.from_bytes(digest[:4], "little")
+
+
+def steps_per_session(recipe: Recipe, plan: RunPlan) -> int:
+    """Updates that a job of the longest allowed length makes, in whole intervals between checkpoints.
+
+    On a device without a known rate a session is one interval: short enough that a chain is a chain.
+    """
+    interval = recipe.operations.checkpoint_every_steps
+    if plan.seconds_per_step is None or plan.duty is None:
+        return interval
+    stepping_share = plan.duty.stepping / (1 - plan.duty.waiting)
+    steps = 3600 * recipe.operations.session_hours * stepping_share / plan.seconds_per_step
+    return max(interval, int(steps) // interval * interval)
+
+
+# -------------------------------------------------------------------------------------- placement
+
+
+def placed(recipe: Recipe, mesh: MeshSpec | None, num_nodes: int | None = None) -> Recipe:
+    """The recipe on another mesh: placement alone, so the run and its samples stay the same.
+
+    Args:
+        recipe: as it is written.
+        mesh: replicate x shard x tensor; None leaves the recipe's.
+        num_nodes: machines; None leaves the recipe's where its devices per node divide the mesh, and takes
+            one otherwise.
+
+    A micro-batch that does not divide a rank's share becomes the largest smaller one that does. Raises
+    ValueError for a mesh whose devices cannot be dealt over the nodes.
+    """
+    if mesh is None and num_nodes is None:
+        return recipe
+    own = recipe.placement
+    mesh = mesh or own.mesh
+    if num_nodes is None:
+        num_nodes, rest = divmod(mesh.num_devices, own.devices_per_node)
+        num_nodes = num_nodes if not rest and own.num_nodes > 1 else 1
+    if num_nodes < 1 or mesh.num_devices % num_nodes:
+        raise ValueError(
+            f"the {mesh.num_devices} devices of {mesh.words} cannot be dealt over {num_nodes} nodes; take a mesh "
+            "whose product is a multiple of the nodes"
+        )
+    share = max(1, recipe.batch_seqs // mesh.data)
+    micro = max(n for n in range(1, min(share, own.micro_batch_seqs) + 1) if share % n == 0)
+    placement = msgspec.structs.replace(
+        own,
+        mesh=mesh,
+        num_nodes=num_nodes,
+        devices_per_node=mesh.num_devices // num_nodes,
+        micro_batch_seqs=micro,
+    )
+    return msgspec.structs.replace(recipe, placement=placement)
+
+
+# ------------------------------------------------------------------------------- what is declared
+
+LEVEL = 0.95
+"""Of the intervals of all sources together."""
+
+
+def plan_of(
+    recipe: Recipe, specs: tuple[RunSpec, ...], made: RunPlan, *, rerun: str, provenance: Provenance
+) -> Plan:
+    """What a recipe's run is to do and by which rule it will be judged, written before its first step.
+
+    Args:
+        recipe: what is trained.
+        specs: its run, or its chain of sessions.
+        made: the plan of memory, time and cost.
+        rerun: the command that does it again.
+        provenance: of the plan.
+    """
+    count = FlopCount(flops=sum(spec.own_flops for spec in specs), convention=CONVENTION)
+    steps = specs[-1].num_steps
+    seconds = None if made.seconds_per_step is None else made.seconds_per_step * steps * made.num_devices
+    peak = None if recipe.placement.device == "cpu" else device(recipe.placement.device).peak("bf16")
+    return Plan(
+        study=recipe.name,
+        question=(
+            f"Does {steps:,} updates of training on this mixture ({recipe.variant}, scale {recipe.scale}) lower the "
+            "loss on held-out text of every source?"
+        ),
+        budget=Budget(
+            amount=count.flops, unit="flops", convention=CONVENTION, text=f"{count.flops:.3g} FLOPs"
+        ),
+        planned_flops=count,
+        planned_seconds=None if seconds is None else seconds / made.num_devices,
+        runs=tuple(
+            PlannedRun(
+                spec=spec,
+                fingerprint=spec.fingerprint(),
+                why="the run of the recipe" if len(specs) == 1 else "one session, with an order of its own",
+                cost_flops=spec.own_flops,
+                cost_seconds=None if seconds is None else seconds * spec.own_flops / count.flops,
+            )
+            for spec in specs
+        ),
+        rule=DecisionRule(
+            text=(
+                "Bits per byte of each source, on the same held-out windows before the first and after the last "
+                "update. A source is better (or worse) when the interval of the paired difference lies below (or "
+                "above) zero; supported when all are better, contradicted when one is worse. Intervals: t over "
+                "groups of neighbouring windows, at a level that holds for all sources together (Bonferroni)."
+            ),
+            parameters={"level": LEVEL},
+        ),
+        seeds=(recipe.seed,),
+        assumptions=(*recipe.decisions, *made.assumptions),
+        notes=(*made.warnings, "one seed: what another start or order would give is not measured"),
+        options={
+            "variant": recipe.variant,
+            "scale": recipe.scale,
+            "device": made.device,
+            "num_devices": made.num_devices,
+            "mesh": recipe.placement.mesh.words,
+            "micro_batch_seqs": recipe.placement.micro_batch_seqs,
+            "parameters": made.parameters,
+            "planned_bytes_per_device": round(made.bytes_per_device),
+            "peak_flops_per_s": peak,
+        },
+        rerun=rerun,
+        provenance=provenance,
+    )
