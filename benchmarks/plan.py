@@ -45,6 +45,21 @@ def other_fits(table: Path) -> list[dict[str, object]]:
     return rows
 
 
+PANEL_FLOPS = 3.8e25
+"""Budget at which the rows that are no fits of this form are made; they are power laws of the budget."""
+
+
+def choices(table: Path) -> dict[str, object]:
+    """All that ships: the fits, and the rows of the panel that name a size or test a forecast."""
+    from isoflop.fit.sensitivity import sensitivity_panel
+    from isoflop.fit.tables import read_runs
+
+    runs = read_runs(table)
+    panel = sensitivity_panel(runs.N, runs.D, runs.loss, PANEL_FLOPS, drop_highest_loss=5)
+    rows = [row.to_mapping() for row in panel if row.group in ("counting", "form", "method", "forecast")]
+    return {"fits": other_fits(table), "panel_flops": PANEL_FLOPS, "panel": rows}
+
+
 def speed() -> None:
     """Median times over repetitions."""
     from isoflop.plan.page import write_page
@@ -74,8 +89,9 @@ def main() -> int:
         speed()
     elif len(sys.argv) == 3 and sys.argv[1] == "choices":
         TARGET.parent.mkdir(exist_ok=True)
-        TARGET.write_text(json.dumps(other_fits(Path(sys.argv[2])), indent=1) + "\n")
-        print(f"{TARGET}: {len(CHOICES)} fits")
+        made = choices(Path(sys.argv[2]))
+        TARGET.write_text(json.dumps(made, indent=1) + "\n")
+        print(f"{TARGET}: {len(made['fits'])} fits, {len(made['panel'])} other rows")
     else:
         print(__doc__)
         return 2

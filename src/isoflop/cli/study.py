@@ -254,7 +254,8 @@ def ledger(out: Path) -> tuple[str, dict[str, Any]]:
 @click.option("--unique", help="Unique tokens there are; without it data never run out.")
 @click.option("--serve", help="Tokens that the model will process after training.")
 @click.option("--serve-in-budget", is_flag=True, default=None, help="Serving is paid from the same budget.")
-@click.option("--law", help="Published law to plan with.  [default: besiroglu]")
+@click.option("--law", help="Published law, your table of runs, or your fit.json.  [default: besiroglu]")
+@click.option("--column", "columns", multiple=True, help="ROLE=NAME for a column of your table.")
 @click.option("--eps", type=float, help="Tolerance on the loss for the smallest safe size.  [default: 0.01]")
 @click.option("--confidence", type=float, help="How sure the smallest size must be.  [default: 0.95]")
 @click.option("--device", help="Device for memory, days and money.  [default: H100]")
@@ -270,21 +271,33 @@ def ledger(out: Path) -> tuple[str, dict[str, Any]]:
 @click.option("--page", type=click.Path(path_type=Path), help="Also write an interactive page here.")
 @verb("plan.size")
 def plan_size(
-    budget: str, unique: str | None, serve: str | None, page: Path | None, **options: Any
+    budget: str,
+    unique: str | None,
+    serve: str | None,
+    columns: tuple[str, ...],
+    page: Path | None,
+    **options: Any,
 ) -> tuple[str, dict[str, Any]]:
-    """The size to train on a budget, how sure that is, and what each other choice costs."""
+    """The size to train on a budget, how sure that is, and what each other choice costs.
+
+    --law takes a published law by name, or your own: a table of runs, a folder of logs, or what `isoflop fit --out`
+    wrote.
+    """
+    from isoflop.cli.tables import roles
+    from isoflop.plan.size import believe, read_request
     from isoflop.plan.size import plan_size as answer
-    from isoflop.plan.size import read_request
     from isoflop.plan.text import plan_text
     from isoflop.records import to_mapping
 
-    made = answer(read_request(budget, unique=unique, serve=serve, **options))
+    request = read_request(budget, unique=unique, serve=serve, **options)
+    belief = believe(request, roles(columns))
+    made = answer(request, belief)
     text, mapping = plan_text(made), to_mapping(made)
     mapping.pop("schema")
     if page is not None:
         from isoflop.plan.page import write_page
 
-        write_page(made, page)
+        write_page(made, page, belief)
         text, mapping = f"{text}\n\npage: {page}", {**mapping, "page": str(page)}
     return text, mapping
 

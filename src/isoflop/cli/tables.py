@@ -11,6 +11,7 @@ import click
 from isoflop.cli.main import CONTEXT, Group, main, verb
 
 if TYPE_CHECKING:
+    from isoflop.fit.law_report import FittedTable
     from isoflop.records import Verdict
 
 
@@ -188,6 +189,7 @@ def power(out: Path | None, **options: Any) -> tuple[str, dict[str, Any]]:
 )
 @click.option("--predict", type=float, multiple=True, help="curve: x at which to predict.")
 @click.option("--reach", type=float, help="curve: when does it reach this y?")
+@click.option("--page", type=click.Path(path_type=Path), help="law: also write an interactive page here.")
 @out_option
 @verb("fit")
 def fit(
@@ -196,10 +198,11 @@ def fit(
     """Fit a scaling law to a table of runs, or simple curves to a table of points.
 
     TABLE is a CSV, Parquet or JSONL file; for a law also a folder of W&B, TensorBoard, trackio or JSONL logs.
+    --out writes a report; that of a law holds fit.json, which `isoflop plan --law` takes.
     """
     from isoflop.fit.table_points import kind_of
 
-    named = dict(_role(text) for text in columns)
+    named = roles(columns)
     answer = _fit_law if (kind or kind_of(table, named)) == "law" else _fit_curve
     return answer(table, named, out, **options)
 
@@ -207,27 +210,54 @@ def fit(
 def _fit_law(
     table: Path, columns: dict[str, str], out: Path | None, **options: Any
 ) -> tuple[str, dict[str, Any]]:
-    from isoflop.fit.law_report import law_answer
+    from isoflop.fit.law_report import fit_table
     from isoflop.fit.tables import read_runs
 
-    if out is not None:
-        raise ValueError("a report of a fitted law comes with --page of `isoflop plan`; --out is for curves")
     runs = read_runs(table, columns, bad_rows="exclude" if options["skip_bad_rows"] else "refuse")
-    answer = law_answer(
+    made = fit_table(
         runs,
-        budget=options["budget"],
+        options["budget"],
         loss_function=options["loss_function"],
         drop_highest_loss=options["drop_highest"],
         bootstrap=options["bootstrap"],
         sensitivity=options["sensitivity"],
         seed=options["seed"],
     )
-    return answer.pop("text"), answer
+    answer = dict(made.answer)
+    text = answer.pop("text")
+    if options["page"] is not None:
+        page = _page_of_fit(made, options["page"])
+        text, answer = f"{text}\n\npage: {page}", {**answer, "page": str(page)}
+    if out is None:
+        return text, answer
+    from isoflop.judge.law_view import law_verdict
+    from isoflop.plan.belief_own import FILE, write_fit
+
+    rule = "The law is supported when its runs determine it: no parameter at a bound, 95 % of the resamples "
+    rule += "certified; the forecast test decides whether it may be trusted beyond them."
+    text, answer = with_report(text, answer, out, rule, lambda: law_verdict(made))
+    write_fit(made, out / FILE)
+    kept = f"the fit, for `isoflop plan --law {out / FILE}`: {out / FILE}"
+    return f"{text}\n{kept}", {**answer, "fit": str(out / FILE)}
+
+
+def _page_of_fit(made: FittedTable, page: Path) -> Path:
+    """The planner's page with the draws of this fit, at the budget asked for or beyond the largest run."""
+    from isoflop.fit.law_report import usual_budget
+    from isoflop.plan.belief_own import believe_fit
+    from isoflop.plan.page import write_page
+    from isoflop.plan.size import plan_size, read_request
+
+    belief = believe_fit(made)
+    flops = made.answer.get("budget_flops") or usual_budget(made.fit)
+    return write_page(plan_size(read_request(f"{flops:.6g}", law=belief.name), belief), page, belief)
 
 
 def _fit_curve(
     table: Path, columns: dict[str, str], out: Path | None, **options: Any
 ) -> tuple[str, dict[str, Any]]:
+    if options["page"] is not None:
+        raise ValueError("--page is the planner's page of a law; a report of curves comes with --out FOLDER")
     from isoflop.fit.table_points import read_points
     from isoflop.judge.curves import curve_answer
     from isoflop.judge.curves_view import curve_verdict, render_curve
@@ -267,7 +297,7 @@ def next_command(
     from isoflop.plan.text import next_text
     from isoflop.units import parse_count
 
-    read = read_runs(table, dict(_role(text) for text in columns))
+    read = read_runs(table, roles(columns))
     runs = Runs(read.N, read.D, read.loss, 6.0 * read.N * read.D)
     budget = parse_count(target)
     answer = next_runs(
@@ -279,6 +309,11 @@ def next_command(
         seed=seed,
     )
     return next_text(answer), dataclasses.asdict(answer)
+
+
+def roles(columns: tuple[str, ...]) -> dict[str, str]:
+    """Role -> column of each --column ROLE=NAME."""
+    return dict(_role(text) for text in columns)
 
 
 def _role(text: str) -> tuple[str, str]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import textwrap
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,40 @@ TOLERANCE = 0.01
 WIDTH = 96
 
 
+@dataclass(frozen=True)
+class FittedTable:
+    """A table, the law fitted to it, and the answer that was made of both."""
+
+    runs: RunsTable
+    fit: LawFit
+    answer: dict[str, Any]
+    """JSON-ready, see `law_answer`; with `text` for people."""
+    groups: np.ndarray | None = None
+    """Groups of the runs that were resampled whole, [n]."""
+
+
 def law_answer(
+    table: RunsTable | str | Path, budget: float | str | None = None, **options: Any
+) -> dict[str, Any]:
+    """Fit the law to a table and say what follows.
+
+    Args:
+        table: a `RunsTable`, or what `read_runs` accepts.
+        budget: training FLOPs, as a number or as text ("3.8e25"); None asks about the law alone.
+        options: as for `fit_table`.
+
+    Returns:
+        JSON-ready mapping: E A B alpha beta objective rows_used rows_excluded certified_share and more; with a
+        budget also N_opt D_opt loss_opt and their intervals, the basin and the smallest good-enough size;
+        `text` for people. Numbers that are undefined are None.
+
+    Raises:
+        TableError, LawFitError: with the remedy. ValueError: a budget that is not a positive number of FLOPs.
+    """
+    return fit_table(table, budget, **options).answer
+
+
+def fit_table(
     table: RunsTable | str | Path,
     budget: float | str | None = None,
     *,
@@ -39,23 +73,14 @@ def law_answer(
     seed: int = 0,
     k: float = 6.0,
     sensitivity: bool = False,
-) -> dict[str, Any]:
-    """Fit the law to a table and say what follows.
+) -> FittedTable:
+    """The same as `law_answer`, with the fit and its draws beside the answer.
 
     Args:
-        table: a `RunsTable`, or what `read_runs` accepts.
-        budget: training FLOPs, as a number or as text ("3.8e25"); None asks about the law alone.
+        table, budget: as for `law_answer`.
         loss_function, delta, bootstrap, drop_highest_loss, multistart, seed, k: as in `fit_law`.
         cluster: resample the table's groups (trunks) when it has a column of them.
-        sensitivity: add the panel of `isoflop.fit.sensitivity`.
-
-    Returns:
-        JSON-ready mapping: E A B alpha beta objective rows_used rows_excluded certified_share and more; with a
-        budget also N_opt D_opt loss_opt and their intervals, the basin and the smallest good-enough size;
-        `text` for people. Numbers that are undefined are None.
-
-    Raises:
-        TableError, LawFitError: with the remedy. ValueError: a budget that is not a positive number of FLOPs.
+        sensitivity: add the panel of `isoflop.fit.sensitivity`, at the budget or at ten times the largest run's.
     """
     C = None if budget is None else _flops(budget)
     runs = table if isinstance(table, RunsTable) else read_runs(table, k=k)
@@ -72,14 +97,31 @@ def law_answer(
     if C is not None:
         answer.update(describe_optimum(fit, C))
     if sensitivity:
-        from isoflop.fit.sensitivity import sensitivity_panel
-
-        panel = sensitivity_panel(runs.N, runs.D, runs.loss, C or 10 * float(np.max(k * fit.N * fit.D)), k=k, seed=seed,
-                                  drop_highest_loss=drop_highest_loss)  # fmt: skip
-        answer["sensitivity"] = [row.to_mapping() for row in panel]
+        answer["sensitivity_flops"] = C or usual_budget(fit)
+        answer["sensitivity"] = panel_of(runs, fit, answer["sensitivity_flops"], groups)
     answer = _finite(answer)
     answer["text"] = answer_text(answer)
-    return answer
+    return FittedTable(runs, fit, answer, groups)
+
+
+def usual_budget(fit: LawFit) -> float:
+    """Ten times the FLOPs of the largest run: where a table is asked when no budget is given."""
+    return 10.0 * float(np.max(fit.law.k * fit.N * fit.D))
+
+
+def panel_of(
+    runs: RunsTable, fit: LawFit, C: float, groups: np.ndarray | None = None
+) -> list[dict[str, Any]]:
+    """The rows of the sensitivity panel at C FLOPs, JSON-ready."""
+    from isoflop.fit.sensitivity import sensitivity_panel
+
+    dropped = len(fit.exclusions) - len(runs.exclusions)
+    delta = fit.scale if fit.loss_function == "huber" else 1e-3
+    panel = sensitivity_panel(
+        runs.N, runs.D, runs.loss, C, k=fit.law.k, seed=fit.seed, drop_highest_loss=dropped, delta=delta,
+        loss_function=fit.loss_function, cluster=groups,
+    )  # fmt: skip
+    return [row.to_mapping() for row in panel]
 
 
 def _flops(budget: float | str) -> float:
@@ -152,13 +194,13 @@ def describe_optimum(fit: LawFit, C: float) -> dict[str, Any]:
     }
     if len(fit.draws):
         smallest = smallest_within(fit.draws_law, C, TOLERANCE, LEVEL)
+        kept = None if smallest is None else fit.law.equivalent_compute(fit.law.loss_at(smallest, C)) / C
         answer["smallest_within"] = {
             "eps": TOLERANCE,
             "confidence": LEVEL,
             "N": smallest,
-            "price": None
-            if smallest is None
-            else C / fit.law.equivalent_compute(fit.law.loss_at(smallest, C)),
+            "price": None if kept is None else 1.0 - kept,
+            "equivalent_flops": None if kept is None else kept * C,
             "reason": None if smallest is not None else "no single size is within 1 % in 95 % of the draws",
         }
     return answer
@@ -247,7 +289,7 @@ def _budget_lines(answer: dict[str, Any]) -> list[str]:
             f"    small, safe   {count(smallest['N'])}: within 1 % of the best loss with 95 % confidence; its loss"
         )
         lines.append(
-            f"                  is that of a best-sized run with {100 / smallest['price']:.2g} % of the compute"
+            f"                  is that of a best-sized run with {100 * (1 - smallest['price']):.2g} % of the compute"
         )
     elif smallest:
         lines.append(f"    {smallest['reason']}")

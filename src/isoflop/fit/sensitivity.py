@@ -11,13 +11,14 @@ Left out: choosing among the rows. Where they disagree by more than the interval
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from isoflop.fit.isoflop_parabola import ParabolaDesign, parabola_interval
-from isoflop.fit.parametric import LawFit, LawFitError, fit_law
+from isoflop.fit.parametric import LawFit, LawFitError, LossFunction, fit_law
 from isoflop.fit.parametric_forms import Form, fit_form
 from isoflop.laws.chinchilla import ChinchillaLaw
 from isoflop.laws.pearce_song import non_embedding_from_total
@@ -26,6 +27,8 @@ Array = np.ndarray
 LEVEL = 0.95
 OUTLIER_SHARE = 0.02
 """Share of runs in the rule "without the highest losses" (5 of 245 in Besiroglu et al. 2024)."""
+_STEP = 1.1
+"""Factor of the budget over which a local exponent is taken."""
 TOP_SHARE = 0.25
 """The forecast leaves out the largest budgets that hold about this share of the runs."""
 
@@ -51,6 +54,10 @@ class SensitivityRow:
     """For the forecast: mean of predicted over measured loss, minus 1."""
     reason: str | None = None
     """Why there is no number, or what to know about this one."""
+    parameters: tuple[float, float, float, float, float] | None = None
+    """E, A, B, alpha, beta where the row is a fit of the Chinchilla form in the table's own count."""
+    exponent: float | None = None
+    """Where it is not: N_opt grows with the budget to this power, near this budget."""
 
     def to_mapping(self) -> dict[str, Any]:
         """JSON-ready."""
@@ -64,6 +71,8 @@ class SensitivityRow:
             "coverage": self.coverage,
             "mean_error": self.mean_error,
             "reason": self.reason,
+            "parameters": None if self.parameters is None else list(self.parameters),
+            "exponent": self.exponent,
         }
 
 
@@ -80,9 +89,13 @@ class _Question:
     drop: int
     bootstrap: int
     seed: int
+    loss_function: LossFunction
+    cluster: Array | None
 
     def fit(self, **changes: Any) -> LawFit:
         options: dict[str, Any] = {
+            "loss_function": self.loss_function,
+            "cluster": self.cluster,
             "delta": self.delta,
             "bootstrap": self.bootstrap,
             "multistart": 0,
@@ -104,6 +117,8 @@ def sensitivity_panel(
     drop_highest_loss: int = 0,
     bootstrap: int = 400,
     seed: int = 0,
+    loss_function: LossFunction = "huber",
+    cluster: Array | None = None,
 ) -> tuple[SensitivityRow, ...]:
     """The optimal size at C FLOPs under other defensible choices.
 
@@ -115,14 +130,17 @@ def sensitivity_panel(
         drop_highest_loss: runs left out in the first row.
         bootstrap: draws behind each row's interval.
         seed: of the resampling.
+        loss_function: of the first row.
+        cluster: group of each run, [n], when groups are to be resampled whole.
 
     The first row is the question as asked; `factor` of the others is relative to it. A row that cannot be
     computed carries the reason.
     """
     N, D, loss = (np.asarray(values, dtype=float) for values in (N, D, loss))
-    q = _Question(N, D, loss, C, k, delta, drop_highest_loss, bootstrap, seed)
+    q = _Question(N, D, loss, C, k, delta, drop_highest_loss, bootstrap, seed, loss_function, cluster)
     base = q.fit()
-    first = _row("as asked", f"Huber, delta {delta:g}, {_runs(base)}", base, C)
+    asked = f"Huber, delta {delta:g}" if loss_function == "huber" else _LOSS_FUNCTIONS[loss_function]
+    first = _row("as asked", f"{asked}, {_runs(base)}", base, C)
     rows = [
         first,
         *_loss_functions(q),
@@ -131,7 +149,17 @@ def sensitivity_panel(
         *_forms(q, base),
         _parabola(q, base),
         forecast_top_budgets(
-            N, D, loss, C, k=k, delta=delta, drop_highest_loss=q.drop, bootstrap=bootstrap, seed=seed
+            N,
+            D,
+            loss,
+            C,
+            k=k,
+            delta=delta,
+            drop_highest_loss=q.drop,
+            bootstrap=bootstrap,
+            seed=seed,
+            loss_function=loss_function,
+            cluster=cluster,
         ),
     ]
     return tuple(_with_factor(row, first.N_opt) for row in rows)
@@ -143,11 +171,17 @@ def _runs(fit: LawFit) -> str:
 
 
 def _row(group: str, choice: str, fit: LawFit, C: float, **more: Any) -> SensitivityRow:
-    best = fit.optimum(C, LEVEL).N
+    law, best = fit.law, fit.optimum(C, LEVEL).N
     span = None if best.lo is None or best.hi is None else (best.lo, best.hi)
     return SensitivityRow(
-        group, choice, best.value, span, objective=fit.objective, reason=fit.not_identified, **more
-    )
+        group, choice, best.value, span, objective=fit.objective, reason=fit.not_identified,
+        parameters=(float(law.E), float(law.A), float(law.B), float(law.alpha), float(law.beta)), **more,
+    )  # fmt: skip
+
+
+def _exponent(size: Callable[[float], float], C: float) -> float:
+    """The power of C with which a size grows at C; exact for power laws."""
+    return math.log(size(C * _STEP) / size(C)) / math.log(_STEP)
 
 
 def _with_factor(row: SensitivityRow, reference: float | None) -> SensitivityRow:
@@ -163,14 +197,25 @@ def _attempt(group: str, choice: str, q: _Question, **changes: Any) -> Sensitivi
         return SensitivityRow(group, choice, None, reason=str(error))
 
 
+_LOSS_FUNCTIONS: dict[LossFunction, str] = {
+    "squares": "least squares on the log loss",
+    "lad": "least absolute deviations",
+    "student": "Student t, 4 degrees of freedom",
+}
+
+
 def _loss_functions(q: _Question) -> list[SensitivityRow]:
+    """Those that were not asked for, and Huber's with ten times the delta."""
     group = "loss function"
-    return [
-        _attempt(group, f"Huber, delta {10 * q.delta:g}", q, delta=10 * q.delta),
-        _attempt(group, "least squares on the log loss", q, loss_function="squares"),
-        _attempt(group, "least absolute deviations", q, loss_function="lad", bootstrap=min(q.bootstrap, 100)),
-        _attempt(group, "Student t, 4 degrees of freedom", q, loss_function="student"),
+    huber = [10 * q.delta] if q.loss_function == "huber" else [q.delta, 10 * q.delta]
+    rows = [
+        _attempt(group, f"Huber, delta {delta:g}", q, loss_function="huber", delta=delta) for delta in huber
     ]
+    for name, words in _LOSS_FUNCTIONS.items():
+        if name != q.loss_function:
+            draws = min(q.bootstrap, 100) if name == "lad" else q.bootstrap  # lad takes tens of stages
+            rows.append(_attempt(group, words, q, loss_function=name, bootstrap=draws))
+    return rows
 
 
 def _outliers(q: _Question) -> list[SensitivityRow]:
@@ -181,8 +226,10 @@ def _outliers(q: _Question) -> list[SensitivityRow]:
         if drop != q.drop:
             words = "all runs" if drop == 0 else f"without the {drop} highest losses"
             rows.append(_attempt("outliers", words, q, drop_highest_loss=drop))
-    rows.append(_attempt("outliers", f"{'all runs' if q.drop else 'these runs'}, least squares", q,
-                         drop_highest_loss=0, loss_function="squares"))  # fmt: skip
+    if q.drop:
+        rows.append(
+            _attempt("outliers", "all runs, least squares", q, drop_highest_loss=0, loss_function="squares")
+        )
     return rows
 
 
@@ -195,21 +242,32 @@ def _counting(q: _Question, base: LawFit) -> SensitivityRow:
     try:
         fit = fit_law(
             inner, q.D, q.loss, delta=q.delta, bootstrap=q.bootstrap, multistart=0, seed=q.seed, k=q.k,
-            drop_highest_loss=q.drop,
+            drop_highest_loss=q.drop, loss_function=q.loss_function, cluster=q.cluster,
         )  # fmt: skip
     except LawFitError as error:
         return SensitivityRow(group, choice, None, reason=str(error))
     center = base.law.optimum(q.C).N
     total = center * np.exp(np.linspace(-5.0, 5.0, 2001))  # steps of half a per cent
     inner_grid, tokens = non_embedding_from_total(total), q.C / (q.k * total)
-    size = float(total[np.argmin(fit.law.loss(inner_grid, tokens))])
+
+    def best_size(C: float) -> float:
+        """Between the steps of the grid by a parabola, so that sizes of near budgets can be told apart."""
+        losses = fit.law.loss(inner_grid, C / (q.k * total))
+        at = min(max(int(np.argmin(losses)), 1), len(total) - 2)
+        left, middle, right = losses[at - 1 : at + 2]
+        shift = 0.5 * (left - right) / (left - 2 * middle + right)
+        return float(total[at] * math.exp(shift * math.log(total[1] / total[0])))
+
+    size = best_size(q.C)
     span = None
     if len(fit.draws):
         best = total[np.argmin(_losses_of_draws(fit, inner_grid, tokens), axis=1)]
         lo, hi = np.quantile(best, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
         span = (float(lo), float(hi))
     rule = "N_total = N + 47491 N^(1/3), a vocabulary of about 32,000; if the table counts all parameters"
-    return SensitivityRow(group, choice, size, span, objective=fit.objective, reason=rule)
+    return SensitivityRow(
+        group, choice, size, span, objective=fit.objective, reason=rule, exponent=_exponent(best_size, q.C)
+    )
 
 
 def _losses_of_draws(fit: LawFit, N: Array, D: Array) -> Array:
@@ -230,7 +288,10 @@ def _forms(q: _Question, base: LawFit) -> list[SensitivityRow]:
         size = float(found.law.optimum(q.C).N)
         ratio = found.objective / base.objective
         worse = f"fits {ratio:.2g} times worse than the Chinchilla form" if ratio > 1.05 else None
-        rows.append(SensitivityRow("form", choice, size, objective=found.objective, reason=worse))
+        grows = _exponent(lambda C, law=found.law: float(law.optimum(C).N), q.C)  # type: ignore[misc]
+        rows.append(
+            SensitivityRow("form", choice, size, objective=found.objective, reason=worse, exponent=grows)
+        )
     return rows
 
 
@@ -247,7 +308,10 @@ def _parabola(q: _Question, base: LawFit) -> SensitivityRow:
     if not np.isfinite(value[0]):
         return SensitivityRow(group, choice, None, reason="fewer than 3 parabolas have a minimum")
     span = (math.exp(lo[0]), math.exp(hi[0])) if np.isfinite(lo[0]) else None
-    return SensitivityRow(group, choice, math.exp(value[0]), span, reason=f"{len(design.members)} budgets")
+    grows = _exponent(lambda C: math.exp(design.log_size(base.loss[None], C)[0]), q.C)
+    return SensitivityRow(
+        group, choice, math.exp(value[0]), span, reason=f"{len(design.members)} budgets", exponent=grows
+    )
 
 
 # ----------------------------------------------------------------------------------- forecast
@@ -264,6 +328,8 @@ def forecast_top_budgets(
     drop_highest_loss: int = 0,
     bootstrap: int = 400,
     seed: int = 0,
+    loss_function: LossFunction = "huber",
+    cluster: Array | None = None,
 ) -> SensitivityRow:
     """Fit without the largest budgets, predict their losses, and count the hits.
 
@@ -271,13 +337,20 @@ def forecast_top_budgets(
     runs are those of the highest budgets that together hold about a quarter of the runs; N_opt is that of the
     reduced fit. Arguments as for `sensitivity_panel`.
     """
-    group, choice = "forecast", "largest budgets left out, and predicted"
+    group = "forecast"
     flops = k * N * D
     cut = _top_cut(flops)
     train = flops < cut
+    above = f"{cut:.2g}".replace("e+", "e")
+    choice = f"{int((~train).sum())} runs from {above} FLOPs on left out, and predicted"
+    groups = None if cluster is None else np.asarray(cluster)[train]
+    if groups is not None and len(set(groups.tolist())) < 5:
+        groups = None
     try:
-        fit = fit_law(N[train], D[train], loss[train], delta=delta, bootstrap=max(bootstrap, 100), multistart=0,
-                      seed=seed, k=k, drop_highest_loss=drop_highest_loss)  # fmt: skip
+        fit = fit_law(
+            N[train], D[train], loss[train], delta=delta, bootstrap=max(bootstrap, 100), multistart=0, seed=seed, k=k,
+            drop_highest_loss=drop_highest_loss, loss_function=loss_function, cluster=groups,
+        )  # fmt: skip
     except LawFitError as error:
         return SensitivityRow(group, choice, None, reason=str(error))
     held = ~train
@@ -287,7 +360,7 @@ def forecast_top_budgets(
     lo, hi = np.quantile(spread, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
     measured = np.log(loss[held])
     mean_error = float(np.mean(fit.law.loss(N[held], D[held]) / loss[held]) - 1)
-    row = _row(group, f"{choice}: {int(held.sum())} runs above {cut:.2g} FLOPs", fit, C)
+    row = _row(group, choice, fit, C)
     return SensitivityRow(
         **{
             **row.__dict__,

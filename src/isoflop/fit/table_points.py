@@ -47,7 +47,8 @@ class PointsTable:
 def kind_of(path: Path, columns: Mapping[str, str]) -> Literal["law", "curve"]:
     """Whether a table holds runs (size, tokens or FLOPs, loss) or points (x, y).
 
-    Raises TableError when it could be both or is neither; the message says how to choose.
+    Columns of both kinds (pixels x and y beside the runs that were read off a figure) mean runs, unless x or y
+    is named. Raises TableError when it is neither; the message says how to choose.
     """
     if path.is_dir():
         return "law"
@@ -59,16 +60,14 @@ def kind_of(path: Path, columns: Mapping[str, str]) -> Literal["law", "curve"]:
     }
     is_law = has["N"] and has["loss"] and (has["D"] or has["C"])
     is_curve = {"x", "y"} <= given or {"x", "y"} <= set(names) or len(names) == 2
-    if is_law and not is_curve:
+    if is_law and not {"x", "y"} & given:
         return "law"
-    if is_curve and not is_law:
+    if is_curve:
         return "curve"
-    what = (
-        "both runs for a law and points for a curve" if is_law else "neither N, tokens and loss nor x and y"
-    )
     raise TableError(
-        f"{path.name} has {what} among its columns ({', '.join(_read(path))}): say --as law or --as curve, and name "
-        "columns with --column x=NAME --column y=NAME"
+        f"{path.name} has neither N, tokens (or FLOPs) and loss nor x and y among its columns "
+        f"({', '.join(_read(path))}): name them, --column N=NAME --column D=NAME --column loss=NAME for a law or "
+        "--column x=NAME --column y=NAME for a curve, or say --as law or --as curve"
     )
 
 

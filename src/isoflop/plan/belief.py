@@ -2,7 +2,7 @@
 
 A belief is a law, the spread of laws that the same evidence allows, and how far that evidence reaches. Laws
 that were published without draws carry the sentence that says so; nothing is made up for them. Left out:
-fitting (`isoflop.fit`), and what follows from a belief (`isoflop.plan.size`).
+a law of one's own (`isoflop.plan.belief_own`), and what follows from a belief (`isoflop.plan.size`).
 """
 
 from __future__ import annotations
@@ -10,10 +10,11 @@ from __future__ import annotations
 import difflib
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
-from typing import TYPE_CHECKING
+from typing import Any, Literal
 
 import numpy as np
 
@@ -21,11 +22,37 @@ from isoflop.laws import registry
 from isoflop.laws.chinchilla import ChinchillaLaw
 from isoflop.laws.muennighoff import RepeatedDataLaw
 
-if TYPE_CHECKING:
-    from isoflop.fit.parametric import LawFit
-
 PARAMETERS = ("E", "A", "B", "alpha", "beta")
 """Columns of an array of draws, in this order."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OtherSize:
+    """What the same runs call the best size by a way that gives no loss of this form to plan with."""
+
+    group: Literal["counting", "form", "method"]
+    words: str
+    N: float
+    """At `C`, parameters as the law counts them."""
+    C: float
+    """Training FLOPs."""
+    exponent: float
+    """N grows with the budget to this power, near C."""
+
+    def at(self, C: float) -> float:
+        return self.N * float((C / self.C) ** self.exponent)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ForecastTest:
+    """The law fitted again without its largest budgets, which it then predicts."""
+
+    words: str
+    law: ChinchillaLaw
+    coverage: float
+    """Share of the runs left out whose loss fell into its 95 % prediction interval."""
+    mean_error: float
+    """Mean of predicted over measured loss, minus 1."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +67,9 @@ class Belief:
         draws: the law with arrays [B] for parameters, one entry per bootstrap draw; None without draws.
         why_no_draws: the sentence why there are none; "" when there are.
         other_fits: what the same runs give under another loss function or outlier rule: (words, law).
+        other_sizes: the best size by another form, count or method, from the same runs.
+        forecast: how the same runs, without those of the largest budgets, predict these.
+        unanswered: other choices that these runs give no answer for, with the reason.
         smallest_flops: training FLOPs of the smallest run behind the law; None when unknown.
         largest_flops: training FLOPs of the largest run behind the law; None when unknown.
         largest_N: parameters of the largest model behind the law; None when unknown.
@@ -53,6 +83,9 @@ class Belief:
     draws: ChinchillaLaw | None = None
     why_no_draws: str = ""
     other_fits: tuple[tuple[str, ChinchillaLaw], ...] = ()
+    other_sizes: tuple[OtherSize, ...] = ()
+    forecast: ForecastTest | None = None
+    unanswered: tuple[str, ...] = ()
     smallest_flops: float | None = None
     largest_flops: float | None = None
     largest_N: float | None = None
@@ -87,28 +120,6 @@ def to_array(draws: ChinchillaLaw) -> np.ndarray:
 def parameters_of(law: ChinchillaLaw) -> tuple[float, float, float, float, float]:
     """E, A, B, alpha, beta of a point estimate."""
     return (float(law.E), float(law.A), float(law.B), float(law.alpha), float(law.beta))
-
-
-def fitted(
-    fit: LawFit, *, name: str, title: str, source: str, other_fits: tuple[tuple[str, ChinchillaLaw], ...] = ()
-) -> Belief:
-    """What a fit to one's own runs lets one believe.
-
-    Draws whose replicate ended on a bound are left in: they are part of what the runs leave open.
-    """
-    flops = fit.law.k * fit.N * fit.D
-    return Belief(
-        name=name,
-        title=title,
-        source=source,
-        law=fit.law,
-        draws=from_draws(fit.draws) if len(fit.draws) else None,
-        why_no_draws="" if len(fit.draws) else "the fit was made without a bootstrap",
-        other_fits=other_fits,
-        smallest_flops=float(flops.min()),
-        largest_flops=float(flops.max()),
-        largest_N=float(fit.N.max()),
-    )
 
 
 # ------------------------------------------------------------------------------------- published
@@ -151,7 +162,7 @@ def published(name: str) -> Belief:
         law=entry.law.first_pass if isinstance(entry.law, RepeatedDataLaw) else entry.law,
         draws=entry.draws() if entry.draws else None,
         why_no_draws="" if entry.draws else _WHY_NO_DRAWS[name],
-        other_fits=_other_fits(name) if name == DEFAULT else (),
+        **(_choices(name) if name == DEFAULT else {}),
         smallest_flops=C[0] if C else None,
         largest_flops=C[1] if C else None,
         largest_N=N[1] if N else None,
@@ -190,7 +201,51 @@ def _size(name: str, C: float) -> float:
     return float(best.flops_per_token) / 6.0 if name == "deepseek" else float(best.N)
 
 
-def _other_fits(name: str) -> tuple[tuple[str, ChinchillaLaw], ...]:
-    """Fits of the same points under other choices: isoflop/plan/choices/NAME.json, made by benchmarks/plan.py."""
-    rows = json.loads(resources.files("isoflop.plan").joinpath("choices", f"{name}.json").read_text())
-    return tuple((row["choice"], ChinchillaLaw(*(row[key] for key in PARAMETERS))) for row in rows)
+def _choices(name: str) -> dict[str, Any]:
+    """The same points under other choices: isoflop/plan/choices/NAME.json, made by benchmarks/plan.py."""
+    shipped = json.loads(resources.files("isoflop.plan").joinpath("choices", f"{name}.json").read_text())
+    return {
+        "other_fits": tuple((row["choice"], _point(row)) for row in shipped["fits"]),
+        **from_panel(shipped["panel"], shipped["panel_flops"], fits=False),
+    }
+
+
+def from_panel(rows: list[dict[str, Any]], C: float, *, fits: bool = True) -> dict[str, Any]:
+    """The fields of a `Belief` that a sensitivity panel fills.
+
+    Args:
+        rows: of `isoflop.fit.sensitivity`, as mappings.
+        C: training FLOPs at which the panel was made.
+        fits: take the fits of the Chinchilla form too.
+
+    Raises KeyError or TypeError for rows of another shape.
+    """
+    other_fits, sizes, unanswered, forecast = [], [], [], None
+    for row in rows:
+        if row["group"] == "as asked":
+            continue
+        if row["N_opt"] is None:
+            unanswered.append(f"{row['choice']}: {row['reason']}")
+        elif row["group"] == "forecast":
+            forecast = ForecastTest(
+                words=row["choice"], law=_point(dict(zip(PARAMETERS, row["parameters"], strict=True))),
+                coverage=row["coverage"], mean_error=row["mean_error"],
+            )  # fmt: skip
+        elif row["parameters"] is None:
+            sizes.append(
+                OtherSize(
+                    group=row["group"], words=row["choice"], N=row["N_opt"], C=C, exponent=row["exponent"]
+                )
+            )
+        elif fits:
+            other_fits.append((row["choice"], _point(dict(zip(PARAMETERS, row["parameters"], strict=True)))))
+    found: dict[str, Any] = {
+        "other_sizes": tuple(sizes),
+        "forecast": forecast,
+        "unanswered": tuple(unanswered),
+    }
+    return {**found, "other_fits": tuple(other_fits)} if fits else found
+
+
+def _point(row: Mapping[str, float]) -> ChinchillaLaw:
+    return ChinchillaLaw(*(float(row[key]) for key in PARAMETERS))

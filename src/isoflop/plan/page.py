@@ -18,13 +18,15 @@ import numpy as np
 from isoflop.flops import hardware
 from isoflop.plan.belief import Belief, parameters_of, published, published_names, to_array
 from isoflop.plan.size import Choice, SizePlan
-from isoflop.plan.text import plan_text
+from isoflop.plan.text import forecast_words, plan_text
 from isoflop.store import write_atomic
 
 MAX_BYTES = 1_000_000
 """A page is refused when it grows beyond this: it should open from a mail."""
 MAX_DRAWS = 4000
 """Draws that a page recomputes while a slider moves; of more, the first so many are taken."""
+_OF_ONE_LAW = ("estimator", "forecast")
+"""Groups of choices that refit the runs of the planned law, and say nothing beside another."""
 _NEEDS = {"repetition": "U", "serving": "served"}
 
 
@@ -97,7 +99,7 @@ def page_data(plan: SizePlan, belief: Belief | None = None) -> dict[str, Any]:
             "flops_per_day": device.peak() * request.mfu * 86_400,
         },
         "reading": _reading(plan),
-        "notes": [*plan.steps, *_shares(plan), *_NOTES],
+        "notes": [*plan.steps, *_shares(plan), *_forecasts(plan), *plan.unanswered, *_NOTES],
     }
 
 
@@ -128,7 +130,9 @@ def choice_data(choice: Choice, planned_law: str, flops: float) -> dict[str, Any
         "point": list(choice.parameters) if choice.parameters else None,
         "budget_factor": choice.budget_factor,
         "rule": {"N": choice.N_opt, "C": flops, "exponent": choice.exponent} if choice.exponent else None,
-        "only_law": planned_law if choice.group == "estimator" else None,
+        "only_law": planned_law
+        if choice.group in _OF_ONE_LAW or (choice.exponent and not choice.law)
+        else None,
         "needs": _NEEDS.get(choice.group),
     }
 
@@ -167,6 +171,10 @@ def _shares(plan: SizePlan) -> list[str]:
         f"The budget on this page is what is left for the final run: pilots take {request.pilot_share:.0%} and the "
         f"hyperparameter search {request.search_share:.0%} of {plan.total_flops:.3g} FLOPs."
     ]
+
+
+def _forecasts(plan: SizePlan) -> list[str]:
+    return [forecast_words(one) for one in plan.sensitivity if one.group == "forecast"]
 
 
 def _template(name: str) -> str:

@@ -11,7 +11,7 @@ Letters: N parameters, D training tokens, T tokens served, C training FLOPs.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -69,7 +69,7 @@ class SizeRequest(Record, frozen=True, kw_only=True):
     search_share: float = 0.0
     """Share of the budget for hyperparameter search, in [0, 1)."""
     law: str = DEFAULT
-    """A published law; ignored when a belief of one's own is given."""
+    """A published law by name, or the path of one's own (see `believe`); ignored when a belief is given."""
     eps: float = 0.01
     """Tolerance on the loss for the smallest safe size, relative, > 0."""
     confidence: float = 0.95
@@ -186,7 +186,9 @@ class LifetimePlan(Record, frozen=True, kw_only=True):
 class Choice(Record, frozen=True, kw_only=True):
     """The answer under another choice than the one made."""
 
-    group: Literal["law", "estimator", "counting", "repetition", "utilisation", "serving"]
+    group: Literal[
+        "law", "estimator", "counting", "form", "method", "forecast", "repetition", "utilisation", "serving"
+    ]
     choice: str
     N_opt: float
     D_opt: float
@@ -196,11 +198,15 @@ class Choice(Record, frozen=True, kw_only=True):
     law: str | None = None
     """Name of the published law, for the group "law"."""
     exponent: float | None = None
-    """For a law that gives a size and no loss: N grows with the budget to this power."""
+    """For a choice that gives a size and no loss: N grows with the budget to this power."""
     parameters: tuple[float, float, float, float, float] | None = None
-    """E, A, B, alpha, beta of the other fit, for the group "estimator"."""
+    """E, A, B, alpha, beta of the other fit, for the groups "estimator" and "forecast"."""
     budget_factor: float = 1.0
     """The budget under this choice over that of the plan, as the law counts."""
+    coverage: float | None = None
+    """For "forecast": share of the runs left out that fell into their 95 % prediction interval."""
+    mean_error: float | None = None
+    """For "forecast": mean of predicted over measured loss of those runs, minus 1."""
 
 
 class HardwarePlan(Record, frozen=True, kw_only=True):
@@ -250,6 +256,8 @@ class SizePlan(Record, frozen=True, kw_only=True):
     """A tenth of the optimal size: what the last order of magnitude of size buys."""
     lifetime: LifetimePlan
     sensitivity: tuple[Choice, ...]
+    unanswered: tuple[str, ...]
+    """Other choices that the law's runs give no answer for, with the reason."""
     hardware: HardwarePlan
     warnings: tuple[str, ...]
 
@@ -261,14 +269,13 @@ def plan_size(
 
     Args:
         request: what is asked.
-        belief: a law fitted to one's own runs, with its draws; the published law named in the request if
-            left out.
+        belief: a law fitted to one's own runs, with its draws; the law named in the request if left out.
         sensitivity: the answer under other ways to fit the same runs, shown first in the panel.
 
     Raises ValueError with the remedy for a request that cannot be met.
     """
     check_request(request)
-    belief = belief or published(request.law)
+    belief = belief or believe(request)
     total, steps = _law_flops(request, belief)
     if not SMALLEST_BUDGET <= total <= LARGEST_BUDGET:
         raise ValueError(
@@ -304,9 +311,28 @@ def plan_size(
         last_decade=valley.priced(best.N / 10.0),
         lifetime=_lifetime(valley, request),
         sensitivity=sensitivity + _other_choices(request, belief, final, best),
+        unanswered=belief.unanswered,
         hardware=_hardware(request, belief, best),
         warnings=_warnings(request, belief, final, best),
     )
+
+
+def believe(request: SizeRequest, columns: Mapping[str, str] | None = None) -> Belief:
+    """The law that a request names: a published one, or one's own from a table, a folder or a kept fit.
+
+    Args:
+        request: its `law` is a name or a path.
+        columns: role -> column, for a table without usual names.
+
+    Raises ValueError with the remedy.
+    """
+    from isoflop.plan.belief_own import is_own, own_law
+
+    if not is_own(request.law):
+        return published(request.law)
+    nearly, _ = _law_flops(request, published(DEFAULT))  # the count hardly depends on the law
+    final = nearly * (1.0 - request.pilot_share - request.search_share)
+    return own_law(request.law, columns, near=final)
 
 
 def check_request(request: SizeRequest) -> None:
@@ -623,7 +649,13 @@ def _other_choices(request: SizeRequest, belief: Belief, flops: float, best: Opt
             other = published(name)
             terrain = replace(here, law=other.law)
             rows.append(choice("law", f"{other.title} ({name})", terrain, comparable=False, law=name))
-    rows += _other_rules(request, flops, best)
+    if belief.forecast is not None:
+        test = belief.forecast
+        rows.append(
+            choice("forecast", test.words, replace(here, law=test.law), parameters=parameters_of(test.law),
+                   coverage=test.coverage, mean_error=test.mean_error)
+        )  # fmt: skip
+    rows += _other_rules(request, belief, flops, best)
     for group, words, factor in _other_counts(request, belief, flops):
         rows.append(choice(group, words, replace(here, flops=flops * factor)))
     if request.unique_tokens is not None:
@@ -633,24 +665,27 @@ def _other_choices(request: SizeRequest, belief: Belief, flops: float, best: Opt
     return tuple(rows)
 
 
-def _other_rules(request: SizeRequest, flops: float, best: Optimum) -> list[Choice]:
-    """Published rules that name a size and no loss; none where repetition or serving, which they ignore, bears."""
+def _other_rules(request: SizeRequest, belief: Belief, flops: float, best: Optimum) -> list[Choice]:
+    """What names a size and no loss; nothing where repetition or serving, which it ignores, bears."""
     repeats = request.unique_tokens is not None and best.D > request.unique_tokens
     if repeats or (request.serve_in_budget and request.serve_tokens):
         return []
-    return [
-        Choice(
-            group="law",
-            choice=rule.words,
-            N_opt=rule.N,
-            D_opt=flops / (6.0 * rule.N),
+
+    def choice(group: Any, words: str, N: float, exponent: float, law: str | None = None) -> Choice:
+        return Choice(
+            group=group,
+            choice=words,
+            N_opt=N,
+            D_opt=flops / (6.0 * N),
             loss_opt=None,
-            ratio=rule.N / best.N,
-            law=rule.name,
-            exponent=rule.exponent,
+            ratio=N / best.N,
+            law=law,
+            exponent=exponent,
         )
-        for rule in other_published_sizes(flops)
-    ]
+
+    same_runs = [choice(one.group, one.words, one.at(flops), one.exponent) for one in belief.other_sizes]
+    rules = other_published_sizes(flops)
+    return same_runs + [choice("law", rule.words, rule.N, rule.exponent, rule.name) for rule in rules]
 
 
 def _other_counts(request: SizeRequest, belief: Belief, flops: float) -> list[tuple[str, str, float]]:

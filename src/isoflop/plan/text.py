@@ -11,7 +11,7 @@ import textwrap
 from collections.abc import Callable
 
 from isoflop.plan.next_run import NextRuns
-from isoflop.plan.size import Interval, LifetimeSize, PricedSize, SizePlan, SmallestWithin
+from isoflop.plan.size import Choice, Interval, LifetimeSize, PricedSize, SizePlan, SmallestWithin
 from isoflop.units import format_count, format_flops, format_seconds
 
 WIDTH = 100
@@ -222,7 +222,28 @@ def _sensitivity(plan: SizePlan) -> list[str]:
         f"  {choice.choice:<58.58}{format_count(choice.N_opt):>8}  {choice.ratio:.2g}x"
         for choice in sorted(plan.sensitivity, key=lambda one: -abs(math.log(one.ratio)))[:_CHOICES]
     ]
-    return ["What the interval leaves out: the other choices that move the best size most", *rows]
+    tests = [forecast_words(choice) for choice in plan.sensitivity if choice.group == "forecast"]
+    tests += [f"No answer from {one}." for one in plan.unanswered]
+    return [
+        "What the interval leaves out: the other choices that move the best size most",
+        *rows,
+        *(
+            line
+            for text in tests
+            for line in textwrap.wrap(text, WIDTH, initial_indent="  ", subsequent_indent="  ")
+        ),
+    ]
+
+
+def forecast_words(choice: Choice) -> str:
+    """How the runs without the largest budgets predicted these, and whether that is as good as promised."""
+    assert choice.coverage is not None, "a forecast carries its coverage"
+    assert choice.mean_error is not None, "a forecast carries its error"
+    side = "high" if choice.mean_error > 0 else "low"
+    return (
+        f"Forecast test ({choice.choice}): {choice.coverage:.0%} of them fell inside their 95% interval; the "
+        f"predicted loss was {percent(abs(choice.mean_error))} too {side} on average."
+    )
 
 
 def _hardware(plan: SizePlan) -> list[str]:
@@ -241,7 +262,9 @@ def _hardware(plan: SizePlan) -> list[str]:
 
 
 def _caution(plan: SizePlan) -> list[str]:
-    source = f"Law: L = E + A/N^alpha + B/D^beta ({plan.law.name}: {plan.law.source})."
+    law = plan.law
+    named = law.source if law.name in law.source else f"{law.name}: {law.source}"
+    source = f"Law: L = E + A/N^alpha + B/D^beta ({named})."
     return [
         line
         for text in (*plan.warnings, source)
