@@ -128,6 +128,25 @@ def test_steps_after_a_lost_state_are_counted_as_wasted(make_spec: MakeSpec, tmp
     assert record.flops_wasted == pytest.approx(2 * spec.train_flops.flops / 40, rel=1e-9)
 
 
+def test_a_kill_between_rows_leaves_no_step_uncounted(make_spec: MakeSpec, tmp_path: Path) -> None:
+    """The state is ahead of the last row of metrics: the attempt has come as far as the state, and is paid so far."""
+    spec, folder = make_spec(num_steps=250), RunFolder(tmp_path / "run")
+    saves = SaveRule(every_steps=4, every_s=None, background=False)
+
+    def killed(net: torch.nn.Module, step: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(spec, folder.path, placement(), saves=saves, at_checkpoint=killed)
+    assert [step for step, _ in losses(folder)] == [2]
+    record, samples = train(spec, folder.path, placement())
+    assert record is not None
+    assert samples[0] == 4 * BATCH
+    assert [(a.first_step, a.last_step) for a in record.attempts] == [(0, 4), (4, 250)]
+    assert record.flops_wasted == 0
+    assert record.flops_spent == pytest.approx(spec.train_flops.flops, rel=1e-9)
+
+
 def test_a_run_that_blows_up_is_recorded(make_spec: MakeSpec, tmp_path: Path) -> None:
     spec = make_spec(num_steps=40, optimizer=OptimizerSpec(peak_lr=1e30, grad_clip=None))
     record, _ = train(spec, tmp_path / "run", placement())

@@ -126,7 +126,7 @@ def train_distributed(
 
         world.from_first(tidy)
         doubtful = placement.compile and world.mesh.tensor > 1
-        run = _Run(job, net, world, folder, num_micro, scores, doubtful)
+        run = _Run(job, net, world, folder, num_micro, scores, doubtful, log)
         saver = sharded_checkpoint.Saver(
             folder.checkpoints,
             world,
@@ -142,7 +142,6 @@ def train_distributed(
             world.from_first(lambda: log.end("cut", end.step, end.seconds))
             return None
         return run.conclude(
-            log,
             end,
             provenance or current(device=placement.device, num_workers=world.mesh.num_devices),
             start_from,
@@ -276,8 +275,10 @@ class _Run:
         num_micro: int,
         scores: list[Measurement],
         doubtful: bool,
+        log: AttemptLog,
     ) -> None:
         self._job, self._net, self._world, self._folder = job, net, world, folder
+        self._log = log
         self._num_micro, self._scores = num_micro, scores
         self._doubtful = doubtful
 
@@ -323,6 +324,8 @@ class _Run:
                     self._score_now(position.step)
                     at_score(self._job.net, position.step)
                 if due and (position.step < spec.num_steps or position.step in kept):
+                    if world.is_first:  # a kill must find no state ahead of what the ledger knows of
+                        self._log.reached(position.step, position.seconds)
                     saver.save(position.step, _tensors(self._job), self._state(position))
                     saved = time.monotonic()
                     at_checkpoint(self._job.net, position.step)
@@ -384,7 +387,6 @@ class _Run:
 
     def conclude(
         self,
-        log: AttemptLog,
         end: LoopEnd,
         provenance: Provenance,
         like: Path | None,
@@ -402,7 +404,7 @@ class _Run:
 
         def write() -> RunRecord:
             seconds = end.seconds + time.monotonic() - started
-            log.end("finished" if reason is None else "diverged", end.step, seconds)
+            self._log.end("finished" if reason is None else "diverged", end.step, seconds)
             status = "finished" if reason is None else "diverged"
             step = None if reason is None else end.step
             record = write_end(job.spec, self._folder, status, reason, provenance, step=step)
