@@ -711,6 +711,21 @@ class Spike(Record, frozen=True, kw_only=True):
     """Updates that were undone."""
 
 
+class Speed(Record, frozen=True, kw_only=True):
+    """How fast a run went, by the wall clock: reading, scoring and saving are in it."""
+
+    tokens_per_s: float
+    flops_per_s: FlopCount
+    """Training FLOPs per second, by the run's convention."""
+    mfu: float | None = None
+    """Model FLOPs utilisation, in (0, 1): by `mfu_formula`."""
+    mfu_reason: str | None = None
+    """Why there is no MFU."""
+    mfu_formula: str = "training FLOPs per token x tokens/s / (devices x dense peak FLOP/s of one device)"
+    memory_bytes: int | None = None
+    """Most that was taken: by tensors on one GPU, by the whole process on a CPU."""
+
+
 class RunRecord(Record, frozen=True, kw_only=True):
     """What happened to one run."""
 
@@ -729,6 +744,8 @@ class RunRecord(Record, frozen=True, kw_only=True):
     """Mean of the last tenth of the steps; None for a run that did not finish."""
     spikes: tuple[Spike, ...] = ()
     """Where the loss rose, for a run with a `SpikeRule`."""
+    speed: Speed | None = None
+    """None for a run by another trainer, or one of an older version."""
     provenance: Provenance
     reused_from: str | None = None
     """Folder that it was taken from, when it was not trained here."""
@@ -763,6 +780,8 @@ class Measurement(Record, frozen=True, kw_only=True):
     num_bytes: int
     held_fixed: str
     """In words: which windows, context, precision."""
+    scores: dict[str, Estimate] = {}
+    """Further scores of the same weights on the same windows, by name; empty for most functions."""
 
 
 class SourceScores(Record, frozen=True, kw_only=True):
@@ -777,6 +796,42 @@ class SourceScores(Record, frozen=True, kw_only=True):
     """Most that the fullest device (on a processor: the largest process) has held so far."""
     matmul_flops_per_s: float | None = None
     """Rate of a large dense matrix product on the first device, measured at this step; None when it was not."""
+
+
+class BenchmarkScore(Record, frozen=True, kw_only=True):
+    """A model's score on one task of an evaluation harness under one metric, and what must be equal to compare."""
+
+    model: str
+    """Where the weights are from: a folder or a name."""
+    run: str | None
+    """Full fingerprint of the run that made them; None for weights from elsewhere."""
+    step: int | None
+    """Updates behind them; None likewise."""
+    task: str
+    """Name in the harness."""
+    metric: str
+    """e.g. "acc"; with the harness's filter after a comma where there is one: "exact_match,strict-match"."""
+    score: Estimate
+    """The interval is that of sampling items, unpaired; two models' difference on the same items is known better."""
+    standard_error: float | None
+    """As the harness gives it; None where it gives none."""
+    num_items: int
+    task_version: str | None
+    num_fewshot: int | None
+    """Examples before each question; None for a group whose tasks differ."""
+    harness: str
+    """Name and version."""
+    chat_template: bool
+    """Prompts were put into the model's chat template."""
+    precision: str
+    """Of the weights, e.g. "float32"."""
+    context: int
+    """Tokens that the model saw at most; longer prompts lost their beginning."""
+    items: str | None = None
+    """File of the item log, beside this record."""
+    items_sha256: str | None = None
+    scored: str
+    """ISO date and time."""
 
 
 class RunEvidence(Record, frozen=True, kw_only=True):
@@ -985,6 +1040,7 @@ _RECORDS: dict[str, type[Record]] = {
         RunRecord,
         Measurement,
         SourceScores,
+        BenchmarkScore,
         Fit,
         Verdict,
         CorpusRecord,
