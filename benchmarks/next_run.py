@@ -2,6 +2,8 @@
 
     python benchmarks/next_run.py TABLE --json
     python benchmarks/next_run.py TABLE --where source=marin_202603 --starts 40
+    python benchmarks/next_run.py TABLE --reference
+    python benchmarks/next_run.py --sets --json
     python benchmarks/next_run.py --simulate
 
 TABLE has one run per row: columns N, D or C (FLOPs), loss, under any usual names. The whole table's fit
@@ -15,6 +17,10 @@ on its choice, under the reference's law.
 Strategies: decision (`isoflop.plan.next_run`); V-optimal and D-optimal (the same draws and the same power of the
 cost, another criterion); grid (whole isoFLOP curves from the cheapest budget upwards, what people do); random.
 
+`--reference` asks whether that half-width is a sound yardstick (next_run_reference.py): how far the whole table's own
+estimate moves between forms, and what any choice of runs could reach. `--sets` does both on every public isoFLOP table
+in $ISOFLOP_SHARED_DATA or ../shared/data, at two targets, and prints the record that stands in records/next_run.json.
+
 `--simulate` plants laws, right and wrong ones, in place of a table. The defaults of `isoflop.plan.next_run.Rule`
 were chosen there, not on real tables; every look at those, and what it prompted, is in next_run_looks.md.
 """
@@ -24,9 +30,14 @@ from __future__ import annotations
 import argparse
 import csv
 import json
+import os
+import platform
+import subprocess
 import sys
 import tempfile
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -48,8 +59,11 @@ from isoflop.plan.next_run import (
 )
 from isoflop.plan.price import compute_kept
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # found as a script, too
+from benchmarks import next_run_reference
+
 STRATEGIES = ("decision", "V-optimal", "D-optimal", "grid", "random")
-KINDS = ("right", "power", "untuned", "corners", "bend")
+KINDS = ("right", "power", "untuned", "corners", "bend", "tilt", "smooth")
 SHARE = 0.1
 """Of the table's FLOPs that a strategy may spend."""
 START_RUNS = 5
@@ -115,9 +129,13 @@ def read_table(path: Path, where: list[str]) -> Table:
     return Table(name, Runs(read.N, read.D, read.loss, 6.0 * read.N * read.D))
 
 
-def fitted_reference(table: Table, target: float, seed: int = 0) -> Reference:
+def fitted_reference(
+    table: Table, target: float, seed: int = 0, *, bootstrap: int = 1000, check: bool = True
+) -> Reference:
     """The whole table's fit."""
-    fit = fit_law(table.runs.N, table.runs.D, table.runs.loss, bootstrap=1000, multistart=0, seed=seed)
+    fit = fit_law(
+        table.runs.N, table.runs.D, table.runs.loss, bootstrap=bootstrap, multistart=0, seed=seed, check=check
+    )  # fmt: skip
     sizes = np.log(fit.draws_law.optimum(target).N)
     low, high = np.quantile(sizes, (0.025, 0.975))
     best = fit.law.optimum(target)
@@ -126,6 +144,20 @@ def fitted_reference(table: Table, target: float, seed: int = 0) -> Reference:
         return 1.0 - float(compute_kept(fit.law, best.loss, fit.law.loss_at(np.exp(log_N), target)))
 
     return Reference(float(np.log(best.N)), 0.5 * float(high - low), lost)
+
+
+OWT2 = "porian-isoflop-owt2/isoflop_points.csv"
+SETS: tuple[tuple[str, str, str, tuple[str, ...]], ...] = (
+    ("chinchilla", "Epoch AI", "isoflop-sweeps/isoflops.csv", ("source=epochai_chinchilla",)),
+    ("chinchilla", "ml-scalefit", "isoflop-sweeps/isoflops.csv", ("source=ml_scalefit",)),
+    ("marin", "", "isoflop-sweeps/isoflops.csv", ("source=marin_202603",)),
+    ("owt2, long warm-up, Kaplan counts", "", OWT2, ("param_count=kaplan",)),
+    ("owt2, long warm-up", "", OWT2, ("warmup=long", "param_count=standard")),
+    ("owt2, short warm-up", "", OWT2, ("hparams=base", "warmup=short", "decay=kaplan")),
+    ("owt2, decay matched", "", OWT2, ("decay=chinchilla",)),
+    ("owt2, tuned", "", OWT2, ("hparams=tuned",)),
+)
+"""Set, extraction, file, rows. Two extractions of one figure are one set."""
 
 
 # ------------------------------------------------------------------------------------------ replay
@@ -292,6 +324,82 @@ def summarise(outcomes: list[Outcome], reference: Reference) -> dict[str, float 
     }
 
 
+YARDSTICKS = ("single", "posterior", "mixture")
+
+
+def examine(table: Table, result: dict[str, Any], subsets: int) -> dict[str, Any]:
+    """Add the examination of the reference, and each strategy's RMSE against three estimates of the whole table.
+
+    single: the five-parameter Huber fit and its half-width, as the demand is worded. posterior: the very estimator
+    that the few runs get, given all runs. mixture: all forms with equal weight.
+    """
+    runs, target = table.runs, result["target_flops"]
+    found = next_run_reference.examine(runs, target, SHARE, subsets)
+    belief = believe(runs, replace(Rule(), num_draws=2000))
+    low, middle, high = np.quantile(belief.draws.best_size(target), (0.025, 0.5, 0.975))
+    yardsticks = {
+        "single": (result["reference_log_N"], result["reference_half_width"]),
+        "posterior": (float(middle), 0.5 * float(high - low)),
+        "mixture": (found["mixture_log_N"], found["mixture_half_width"]),
+    }
+    for row in result["strategies"].values():
+        variance = row["rmse_log_N"] ** 2 - row["bias_log_N"] ** 2
+        for name, (center, half_width) in yardsticks.items():
+            bias = row["bias_log_N"] + result["reference_log_N"] - center
+            row[f"in_half_widths_{name}"] = float(np.sqrt(variance + bias**2)) / half_width
+    ours = result["strategies"]["decision"]
+    return {
+        **result,
+        "share": SHARE,
+        "yardsticks": {name: {"log_N": c, "half_width": h} for name, (c, h) in yardsticks.items()},
+        "within": {name: ours[f"in_half_widths_{name}"] <= 1.0 for name in YARDSTICKS},
+        "reference_examined": found,
+    }
+
+
+def one_of_sets(folder: Path, index: int, at_top: bool, starts: int, subsets: int) -> dict[str, Any]:
+    """One public table at one target."""
+    name, extraction, file, where = SETS[index]
+    table = read_table(folder / file, list(where))
+    target = float(table.runs.flops.max()) * (1.0 if at_top else 10.0)
+    result = compare(table, fitted_reference(table, target), target, starts, Rule())
+    result = {"set": name, "extraction": extraction, "target": "top" if at_top else "ten times", **result}
+    return examine(table, result, subsets)
+
+
+def all_sets(folder: Path, starts: int, subsets: int, processes: int) -> dict[str, Any]:
+    """The record: every public table at both targets, and how many sets meet each form of the demand."""
+    jobs = [(index, at_top) for at_top in (False, True) for index in range(len(SETS))]
+    with ProcessPoolExecutor(processes) as pool:
+        waiting = [pool.submit(one_of_sets, folder, *job, starts, subsets) for job in jobs]
+        rows = [one.result() for one in waiting]
+    met = {}
+    for target in ("ten times", "top"):
+        for yardstick in YARDSTICKS:
+            failed = {row["set"] for row in rows if row["target"] == target and not row["within"][yardstick]}
+            met[f"{target}, {yardstick}"] = sorted({row["set"] for row in rows} - failed)
+    return {**header(), "schema": "isoflop.benchmark.next_run/1", "share": SHARE, "met": met, "rows": rows}
+
+
+def header() -> dict[str, str]:
+    """When, where and from which commit."""
+    commit = subprocess.run(
+        ["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False, cwd=Path(__file__).parent
+    )
+    return {
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "machine": f"{_processor()}, {os.cpu_count()} cores, {platform.system()}",
+        "python": platform.python_version(),
+        "commit": commit.stdout.strip() or "unknown",
+    }
+
+
+def _processor() -> str:
+    info = Path("/proc/cpuinfo")
+    names = [line for line in info.read_text().splitlines() if "model name" in line] if info.exists() else []
+    return names[0].split(":", 1)[1].strip() if names else platform.machine()
+
+
 def compare(table: Table, reference: Reference, target: float, starts: int, rule: Rule) -> dict[str, Any]:
     """All strategies on one table."""
     rows = {
@@ -325,7 +433,10 @@ def planted(kind: str, seed: int) -> tuple[Table, Reference, float]:
     that the form is wrong everywhere. untuned: small budgets are up to 1 % too high in loss, as when settings
     were tuned at the top. corners: sizes from a twentieth to twenty times the best one, as in many real sweeps,
     and a law that fails on one side: large models on few tokens are up to 10 % too high in loss, less so at the
-    top (few steps are mostly warm-up). bend: both exponents drift with scale, so the path of optima bends.
+    top (few steps are mostly warm-up). bend: both exponents drift with scale, so the path of optima bends. tilt: the
+    bowls of small budgets lean to one side, by 3 % per factor e of size at the bottom (one standard deviation).
+    smooth: any smooth departure of 1.5 % over sizes and tokens. For tilt and smooth not even the whole sweep tells
+    the planted optimum.
     """
     rng = np.random.default_rng([seed, len(kind)])
     alpha, beta = np.exp(np.log(0.35) + 0.25 * rng.standard_normal(2))
@@ -362,6 +473,7 @@ def planted(kind: str, seed: int) -> tuple[Table, Reference, float]:
         off = np.log(N) - np.array([best(one) for one in N * D])
         below = np.log10(budgets[-1] / (N * D)) / 3.0
         true = true * (1.0 + 0.1 * (np.maximum(off, 0.0) / 3.0) ** 3 * (0.3 + 0.7 * below))
+    true = true * _departure(kind, N, D, np.random.default_rng([seed, 77, len(kind)]))
     noise = rng.choice([0.003, 0.006])
     observed = true * np.exp(noise * rng.standard_t(5, len(N)) / np.sqrt(5 / 3))
     observed = np.where(rng.random(len(N)) < 0.01, observed * 1.05, observed)
@@ -378,6 +490,24 @@ def planted(kind: str, seed: int) -> tuple[Table, Reference, float]:
     return Table(f"planted {kind} {seed}", runs), Reference(log_best, 0.0, lost), 6.0 * target_units
 
 
+def _departure(kind: str, N: Any, D: Any, rng: np.random.Generator) -> Any:
+    """Factor on the loss of the kinds tilt and smooth; 1 for the others."""
+    log_C = np.log(N * D)
+    if kind == "tilt":
+        levels = np.round(log_C, 2)
+        centers = np.array([np.log(N[levels == level]).mean() for level in levels])
+        below = (log_C.max() - log_C) / np.log(1000.0)
+        return np.exp(0.03 * rng.standard_normal() * below * (np.log(N) - centers))
+    if kind == "smooth":
+        u, v = ((np.log(values) - np.log(values).mean()) / np.log(10.0) for values in (N, D))
+        waves = np.zeros(len(N))
+        for _ in range(12):  # random Fourier features of a Gaussian process
+            k = rng.normal(0.0, 0.8, 2)
+            waves += np.cos(k[0] * u + k[1] * v + rng.uniform(0.0, 2.0 * np.pi))
+        return np.exp(0.015 * waves / np.sqrt(6.0))
+    return np.ones(len(N))
+
+
 def simulate(
     sweeps: int, rule: Rule, strategies: tuple[str, ...] = STRATEGIES, kinds: tuple[str, ...] = KINDS
 ) -> dict[str, Any]:
@@ -385,19 +515,52 @@ def simulate(
     found: dict[str, Any] = {}
     for kind in kinds:
         cases = [planted(kind, seed) for seed in range(sweeps)]
-        found[kind] = {}
+        whole = [fitted_reference(case[0], case[2], bootstrap=300, check=False) for case in cases]
+        found[kind] = {"whole table": _whole_on_planted(cases, whole)}
         for strategy in strategies:
             outcomes = [replay(*case, strategy, seed, rule) for seed, case in enumerate(cases)]
+            against_whole = [(o.log_N - w.log_N) / w.half_width for o, w in zip(outcomes, whole, strict=True)]
             errors = np.array([o.log_N - case[1].log_N for o, case in zip(outcomes, cases, strict=True)])
             found[kind][strategy] = {
                 "rmse_log_N": float(np.sqrt(np.mean(errors**2))),
                 "median_error": float(np.median(np.abs(errors))),
+                "in_half_widths": _rms(against_whole),
+                "share_within": float(np.mean(np.abs(against_whole) <= 1.0)),
                 "coverage": float(np.mean([o.covered for o in outcomes])),
                 "lost": float(np.mean([o.lost for o in outcomes])),
                 "num_runs": float(np.mean([o.num_runs for o in outcomes])),
                 **stop_summary(outcomes),
             }
     return found
+
+
+def _whole_on_planted(
+    cases: list[tuple[Table, Reference, float]], whole: list[Reference]
+) -> dict[str, float]:
+    """How far the whole sweep's own estimate is from the planted optimum, and whether its intervals know it."""
+    errors = [one.log_N - case[1].log_N for one, case in zip(whole, cases, strict=True)]
+    held: dict[str, list[bool]] = {name: [] for name in YARDSTICKS}
+    for table, truth, target in cases:
+        forms = next_run_reference.whole_table_forms(table.runs, target, bootstrap=300, check=False)
+        belief = believe(table.runs, replace(Rule(), num_draws=2000))
+        draws = {
+            "single": forms[0].draws,
+            "posterior": belief.draws.best_size(target),
+            "mixture": next_run_reference.pooled(forms).draws,
+        }
+        for name, values in draws.items():
+            low, high = np.quantile(values, (0.025, 0.975))
+            held[name].append(bool(low <= truth.log_N <= high))
+    coverage = {f"coverage_{name}": float(np.mean(values)) for name, values in held.items()}
+    return {
+        "rmse_log_N": _rms(errors),
+        "half_width": float(np.median([w.half_width for w in whole])),
+        **coverage,
+    }
+
+
+def _rms(values: Any) -> float:
+    return float(np.sqrt(np.mean(np.square(values))))
 
 
 # ------------------------------------------------------------------------------------------- output
@@ -427,19 +590,33 @@ def main() -> int:
     )
     parser.add_argument("--target", type=float, help="FLOPs; ten times the largest run by default")
     parser.add_argument("--starts", type=int, default=20)
+    parser.add_argument("--reference", action="store_true", help="examine the yardstick too")
+    parser.add_argument("--subsets", type=int, default=60, help="random subsets, with --reference or --sets")
+    parser.add_argument("--sets", action="store_true", help="all public tables at both targets")
+    parser.add_argument("--processes", type=int, default=1, help="with --sets")
     parser.add_argument("--simulate", action="store_true")
     parser.add_argument("--sweeps", type=int, default=40, help="with --simulate")
+    parser.add_argument("--kinds", default=",".join(KINDS), help="with --simulate, joined by commas")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     if options.simulate:
-        print(json.dumps(simulate(options.sweeps, Rule()), indent=1))
+        print(json.dumps(simulate(options.sweeps, Rule(), kinds=tuple(options.kinds.split(","))), indent=1))
+        return 0
+    if options.sets:
+        folder = Path(os.environ.get("ISOFLOP_SHARED_DATA", Path(__file__).parents[2] / "shared" / "data"))
+        record = all_sets(folder, options.starts, options.subsets, options.processes)
+        shown = [show(row) + "\n" + next_run_reference.show(row) for row in record["rows"]]
+        print(json.dumps(record, indent=1) if options.json else "\n\n".join(shown))
         return 0
     if options.table is None:
-        parser.error("give a table of runs, or --simulate")
+        parser.error("give a table of runs, --sets or --simulate")
     table = read_table(options.table, options.where)
     target = options.target or 10.0 * float(table.runs.flops.max())
     result = compare(table, fitted_reference(table, target), target, options.starts, Rule())
-    print(json.dumps(result, indent=1) if options.json else show(result))
+    if options.reference:
+        result = examine(table, result, options.subsets)
+    text = show(result) + ("\n" + next_run_reference.show(result) if options.reference else "")
+    print(json.dumps(result, indent=1) if options.json else text)
     return 0
 
 

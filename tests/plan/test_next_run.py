@@ -82,19 +82,48 @@ def test_a_useful_run_lowers_the_expected_loss_and_a_useless_one_does_not() -> N
     assert ensemble.lost_after().min() > 0.9 * before
 
 
-def test_choice_pays_within_the_allowance_and_guards_first() -> None:
+def test_choice_pays_within_the_allowance_and_brackets_the_optimum() -> None:
+    runs = some_runs()
     answer = next_runs(
-        some_runs(), CANDIDATES, TARGET, num=4, allowance=2e20, spent_on_guard=0.0, checks=(), rule=RULE
+        runs, CANDIDATES, TARGET, num=12, allowance=4e20, spent_on_guard=0.0, checks=(), rule=RULE
     )
     assert not answer.stop
+    assert sum(one.flops for one in answer.chosen) <= 4e20
+    assert len({one.index for one in answer.chosen}) == len(answer.chosen)
+    bracket = [one for one in answer.chosen if one.why == "guard"]
+    assert len(bracket) == len(RULE.bracket)
+    # The largest budget on offer that pays all its sizes from the guard's share of everything.
+    total = runs.flops.sum() + 4e20
+    most = RULE.guard_share * total / len(RULE.bracket)
+    top = CANDIDATES.flops[most >= CANDIDATES.flops].max()
+    assert all(one.flops == top for one in bracket)
+    # Below, at and above the predicted optimum: candidates lie 0.58 apart in log N.
+    sizes = np.log(sorted(one.N for one in bracket))
+    assert np.all(np.diff(sizes) > 0.5)
+    assert sizes[0] < np.log(LAW.optimum(top).N) < sizes[2]
+    guard = bracket[0]
+    assert abs(guard.predicted_loss - LAW.loss(guard.N, guard.D)) < 4 * guard.predicted_sd
+
+
+def test_the_bracket_waits_until_it_can_be_placed() -> None:
+    answer = next_runs(some_runs(), CANDIDATES, TARGET, num=1, allowance=1e22, checks=(), rule=RULE)
+    assert answer.chosen[0].why == "decision"  # 3e19 of 1e22 are spent: less than half of the other share
+
+
+def test_what_was_run_at_the_top_is_not_run_again() -> None:
+    runs = some_runs()
+    top = CANDIDATES.flops[RULE.guard_share * (runs.flops.sum() + 4e20) / 3 >= CANDIDATES.flops].max()
+    sizes = LAW.optimum(top).N * np.exp([-1.2, 0.0, 1.2])
+    for size in sizes:
+        runs = grown(runs, size, top / (6 * size), float(LAW.loss_at(size, top)), top)
+    answer = next_runs(runs, CANDIDATES, TARGET, num=3, allowance=4e20 - 3 * top, checks=(), rule=RULE)
+    assert {one.why for one in answer.chosen} == {"decision"}
+
+
+def test_without_an_allowance_the_guard_keeps_its_share() -> None:
+    answer = next_runs(some_runs(), CANDIDATES, TARGET, num=3, checks=(), spent_on_guard=0.0, rule=RULE)
     assert answer.chosen[0].why == "guard"
-    assert {one.why for one in answer.chosen} == {"guard", "decision"}
-    assert sum(one.flops for one in answer.chosen) <= 2e20
-    assert len({one.index for one in answer.chosen}) == 4
-    guard = answer.chosen[0]
-    assert guard.flops <= RULE.guard_share * 2e20
-    predicted = LAW.loss(guard.N, guard.D)
-    assert abs(guard.predicted_loss - predicted) < 4 * guard.predicted_sd
+    assert answer.chosen[0].flops == CANDIDATES.flops.max()
 
 
 def test_guard_share_is_kept() -> None:
@@ -154,7 +183,7 @@ def test_default_candidates_lie_around_the_predicted_path() -> None:
 
 
 def test_text_says_what_to_run_why_and_whether_to_stop() -> None:
-    answer = next_runs(some_runs(), CANDIDATES, TARGET, num=3, allowance=2e20, spent_on_guard=0.0, rule=RULE)
+    answer = next_runs(some_runs(), CANDIDATES, TARGET, num=3, allowance=1e20, spent_on_guard=0.0, rule=RULE)
     text = next_text(answer)
     assert "Go on: the recommended size is within" in text
     assert "guard against a wrong law" in text

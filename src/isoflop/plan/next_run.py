@@ -4,8 +4,9 @@ The question behind a sweep is a decision: which size to train at a target budge
 law is d loses compute, 1 - C_eq(loss of n) / C_eq(best loss). Over draws of laws that the runs so far allow
 (`isoflop.fit.few_runs`), that has an expectation; each possible run is worth what it is expected to take off it,
 per unit of its own cost. Three things stand against a wrong law: draws come from two forms; a declared share of
-the spending goes to the largest runs that it can pay, near the predicted optimum; and each of those is first
-predicted from the runs below, so that a failed prediction lowers the trust in runs far below the top.
+the spending goes to a bracket, three sizes around the predicted optimum at the largest budget that it can pay, which
+shows where the best size lies there whatever the law says; and each of those runs is first predicted from the runs
+below, so that a failed prediction lowers the trust in runs far below the top.
 
 Left out: launching the runs, and the error of the loss between seeds beyond what the runs themselves show.
 
@@ -53,8 +54,10 @@ class Rule:
     """Stop when the recommended size is within this of the best loss ..."""
     confidence: float = 0.95
     """... in this share of the draws."""
-    guard_share: float = 0.5
-    """Share of the spending that goes to large runs, against a wrong law."""
+    guard_share: float = 0.7
+    """Share of the spending that goes to the bracket of large runs, against a wrong law."""
+    bracket: tuple[float, ...] = (0.0, -1.2, 1.2)
+    """Sizes of the bracket, in log N from the predicted optimum at its budget, in the order they are run."""
     cost_power: float = 0.7
     """Runs are compared by value / cost^power: 1 favours many cheap ones, 0 forgets the cost."""
     num_draws: int = 400
@@ -384,11 +387,12 @@ def _choose(
         if not payable.any():
             break
         why: Literal["decision", "guard"] = "decision"
-        index = None
-        if guard < rule.guard_share * spent or not (chosen or spent_on_guard):
-            index = guard_run(
-                belief, candidates, payable, rule.guard_share * left if np.isfinite(left) else np.inf
-            )
+        done = (
+            np.append(runs.N, [one.N for one in chosen]),
+            np.append(runs.flops, [one.flops for one in chosen]),
+        )
+        index = _bracket_run(belief, candidates, payable, done, spent, left, guard, rule)
+        if index is not None:
             why = "guard"
         after = ensemble.lost_after()
         if index is None:
@@ -404,16 +408,46 @@ def _choose(
     return chosen
 
 
-def guard_run(belief: Posterior, candidates: Candidates, payable: Array, most: float) -> int | None:
-    """The largest run that can be paid, nearest to the predicted optimum at its own budget; None without one."""
-    affordable = payable & (candidates.flops <= most)
-    if not affordable.any():
+def _bracket_run(
+    belief: Posterior,
+    candidates: Candidates,
+    payable: Array,
+    done: tuple[Array, Array],
+    spent: float,
+    left: float,
+    guard: float,
+    rule: Rule,
+) -> int | None:
+    """The next run of the bracket, if one is due; `done` holds sizes and FLOPs of the runs so far.
+
+    With an allowance the bracket's budget is the largest that pays all its sizes from the guard's share of the
+    whole spending, and it starts when half of the other share is spent on placing it. Without one, it is the largest
+    budget on offer, and a run is due whenever the guard has had less than its share.
+    """
+    sizes = len(rule.bracket)
+    total = spent + left
+    pot = rule.guard_share * total
+    if np.isfinite(total):
+        due = spent >= 0.5 * (1.0 - rule.guard_share) * total
+        affordable = payable & (candidates.flops <= pot / sizes)
+    else:
+        due = guard < rule.guard_share * spent or guard == 0.0
+        affordable = payable
+    if not due or not affordable.any():
         return None
-    top = candidates.flops[affordable].max()
+    top = float(candidates.flops[affordable].max())
+    there = done[1] >= 0.5 * top
+    if np.isfinite(total) and np.count_nonzero(there) >= sizes:
+        return None
+    # What was run there already takes the place of the bracket's nearest size.
+    best = float(np.median(belief.draws.best_size(top)))
+    wanted = [best + offset for offset in rule.bracket]
+    for size in np.log(done[0][there]):
+        if wanted:
+            wanted.remove(min(wanted, key=lambda one: abs(one - size)))
     near_top = affordable & (candidates.flops >= 0.5 * top)
-    best = float(np.median(belief.draws.best_size(float(top))))
-    distance = np.where(near_top, np.abs(np.log(candidates.N) - best), np.inf)
-    return int(np.argmin(distance))
+    distance = np.abs(np.log(candidates.N) - (wanted[0] if wanted else best))
+    return int(np.argmin(np.where(near_top, distance, np.inf)))
 
 
 def _as_chosen(
