@@ -13,6 +13,7 @@ A document is followed by the tokenizer's end token, which stands for no bytes o
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import hashlib
 import json
 import os
@@ -29,6 +30,7 @@ import numpy as np
 import numpy.typing as npt
 import platformdirs
 
+from isoflop.data import digit_tasks
 from isoflop.data import tokenizer as tokenizers
 from isoflop.data.documents import (
     HELD_OUT_ONE_IN,
@@ -43,7 +45,7 @@ from isoflop.data.documents import (
 from isoflop.data.shards import TokenShards, is_shard_folder, open_shards, token_dtype
 from isoflop.data.tokenizer import Tokenizer
 from isoflop.records import CorpusRecord, DataSource, encode, read, sha256_json
-from isoflop.store import write_atomic
+from isoflop.store import StoreError, write_atomic
 
 FORMAT = 1
 """Version of the cache's layout; part of every key."""
@@ -117,8 +119,9 @@ def prepare(
     """Read, split, tokenize and cache a corpus; the second time only open it.
 
     Args:
-        source: "stdlib", or a folder or file of text, .jsonl or .parquet (plain, .gz, .zst). A folder of
-            token shards (`isoflop.data.tokenize`) is opened where it is, whatever `tokenizer` says.
+        source: "stdlib", or a folder or file of text, .jsonl or .parquet (plain, .gz, .zst), or "digit-tasks",
+            which is made by rule (`isoflop.data.digit_tasks`). A folder of token shards
+            (`isoflop.data.tokenize`) is opened where it is, whatever `tokenizer` says.
         tokenizer: "bytes", "bpe-N" (trained on the train part) or the path of a tokenizer.json.
         text_field: field of a row that holds its text; found by its usual names when left out.
         cache_dir: instead of `default_cache_dir()`.
@@ -131,8 +134,9 @@ def prepare(
     if is_shard_folder(source):
         return open_shard_corpus(source)
     tokenizers.check_name(tokenizer)
-    found = find_source(source, text_field)
     cache = cache_dir or default_cache_dir()
+    made = str(source) == digit_tasks.NAME and not Path(source).exists()
+    found = _made_by_rule(cache) if made else find_source(source, text_field)
     index = cache / "index" / f"{_listing_key(found, tokenizer)}.json"
     say = progress or (lambda sentence: None)
     if corpus := _open_indexed(cache, index, found):
@@ -149,6 +153,19 @@ def prepare(
         raise DataError(
             f"cannot write the cache at {cache}: {error.strerror or error}; free some space or set ISOFLOP_CACHE"
         ) from error
+
+
+def _made_by_rule(cache: Path) -> TextSource:
+    """The text of `digit_tasks`, written into the cache and named by its rule, not by its place."""
+    try:
+        folder = digit_tasks.write(cache / "made")
+    except StoreError as error:
+        raise DataError(f"cannot write the cache at {cache}: {error}; set ISOFLOP_CACHE") from error
+    return dataclasses.replace(
+        find_source(folder),
+        given=digit_tasks.NAME,
+        description="four tasks on strings of digits, made by rule",
+    )
 
 
 def open_shard_corpus(folder: str | Path) -> Corpus:
