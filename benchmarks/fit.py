@@ -1,6 +1,6 @@
 """Bootstrap of the Chinchilla fit: isoflop beside the usual loop, in one run, on one thread.
 
-    python benchmarks/fit.py [TABLE.csv] [--baseline 200] [--full] [--scaling] [--json]
+    python benchmarks/fit.py [TABLE.csv] [--baseline 200] [--full] [--scaling] [--json] [--record FILE]
 
 Three ways of refitting the same resamples of the same points (Huber, delta 1e-3, on the log loss):
 
@@ -13,7 +13,9 @@ Three ways of refitting the same resamples of the same points (Huber, delta 1e-3
 TABLE has the columns `Model Size`, `Training FLOP`, `loss`; without it the 245 Chinchilla points are taken
 from $ISOFLOP_SHARED_DATA or ../shared/data, and failing that a planted law is drawn. Times are process CPU
 seconds; blocks of the three ways alternate, so that a busy machine slows them alike. `--full` runs the usual
-loop on all 4000 resamples (its standard error of A must then be the published one).
+loop on all 4000 resamples (its standard error of A must then be the published one). `--scaling` fits tables of
+up to 1e5 points with up to 1e4 replicates (one to two minutes), and gives the time for each replicate and point
+beside the peak memory. benchmarks/records/fit.json holds the last full run.
 
 Needs: pip install autograd (the extra `bench`)
 """
@@ -36,6 +38,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import scipy
 from scipy.optimize import minimize
 
 from isoflop.fit.parametric import LawFit, fit_law
@@ -202,6 +205,7 @@ def scaling() -> list[dict[str, float]]:
         (24_000, 100),
         (100_000, 200),
         (100_000, 400),
+        (100_000, 10_000),
     ):
         rng = np.random.default_rng(0)
         N, D = np.exp(rng.uniform(18, 23.5, n)), np.exp(rng.uniform(21.5, 26, n))
@@ -214,6 +218,17 @@ def scaling() -> list[dict[str, float]]:
             "peak_memory_GiB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
         })  # fmt: skip
     return rows
+
+
+def heading() -> dict[str, Any]:
+    """When, where and with which versions."""
+    from isoflop.provenance import current
+
+    made = current()
+    return {
+        "schema": "isoflop.benchmark.fit/1", "date": made.started, "machine": made.machine, "python": made.python,
+        "numpy": np.__version__, "scipy": scipy.__version__, "commit": made.commit, "dirty": made.dirty,
+    }  # fmt: skip
 
 
 def show(result: dict[str, Any], name: str) -> str:
@@ -247,12 +262,15 @@ def main() -> int:
     parser.add_argument("--full", action="store_true", help="give all resamples to the baselines")
     parser.add_argument("--scaling", action="store_true", help="also time tables of up to 1e5 points")
     parser.add_argument("--json", action="store_true")
+    parser.add_argument("--record", type=Path, help="also write the numbers into this file")
     arguments = parser.parse_args()
     N, D, loss, name = load(arguments.table)
     baseline = arguments.replicates if arguments.full else min(arguments.baseline, arguments.replicates)
     result = compare(N, D, loss, arguments.replicates, baseline)
     if arguments.scaling:
         result["scaling"] = scaling()
+    if arguments.record is not None:
+        arguments.record.write_text(json.dumps({**heading(), "table": name, **result}, indent=1) + "\n")
     if arguments.json:
         print(json.dumps({"table": name, **result}, indent=1))
         return 0

@@ -78,8 +78,9 @@ def opened(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Browser, 
         yield browser, page, path
 
 
-def python_plan(state: dict[str, Any]) -> SizePlan:
-    """The plan that Python makes for the state of a page."""
+def python_plan(state: dict[str, Any], belief: Belief | None = None) -> SizePlan:
+    """The plan that Python makes for the state of a page; `belief` is the law of one's own that the page holds."""
+    own = belief if belief is not None and state["law"] == belief.name else None
     return plan_size(
         read_request(
             repr(state["budget_flops"]),
@@ -89,7 +90,8 @@ def python_plan(state: dict[str, Any]) -> SizePlan:
             eps=state["eps"],
             confidence=state["confidence"],
             law=state["law"],
-        )
+        ),
+        own,
     )
 
 
@@ -106,10 +108,10 @@ def same(path: str, python: Any, page: Any) -> list[str]:
     return [] if close else [f"{path}: {python} against {page}"]
 
 
-def differences(page: Page) -> list[str]:
+def differences(page: Page, belief: Belief | None = None) -> list[str]:
     """Compare all numbers on the page with Python's, at the page's present state."""
     shown = page.evaluate("window.isoflop.numbers")
-    made = to_mapping(python_plan({**shown["state"], "law": shown["law"]["name"]}))
+    made = to_mapping(python_plan({**shown["state"], "law": shown["law"]["name"]}, belief))
     found: list[str] = []
     for key in (
         "N_opt",
@@ -288,3 +290,87 @@ class TestInABrowser:
         page.emulate(dark=False)
         assert "#14171b" in dark
         assert "#14171b" not in light
+
+
+# ------------------------------------------------------------------------------- a fit of one's own
+
+
+@pytest.fixture(scope="module")
+def own_fit(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Belief]:
+    """The page that `isoflop fit` writes for a user's table, and the belief in the fit that it kept."""
+    from click.testing import CliRunner
+
+    from isoflop.cli import main
+    from isoflop.plan.belief_own import own_law
+    from tests.planted_table import runs_table
+
+    folder = tmp_path_factory.mktemp("own")
+    table = runs_table(folder / "runs.csv")
+    arguments = ["fit", str(table), "--budget", "1e22", "--bootstrap", "500"]
+    result = CliRunner().invoke(
+        main,
+        [*arguments, "--page", str(folder / "fit.html"), "--out", str(folder / "fit")],
+        catch_exceptions=False,
+    )
+    assert result.exit_code == 0, result.output
+    return folder / "fit.html", own_law(str(folder / "fit" / "fit.json"))
+
+
+@pytest.fixture(scope="module")
+def opened_fit(own_fit: tuple[Path, Belief]) -> Iterator[Page]:
+    with Browser() as browser:
+        yield browser.open(own_fit[0])
+
+
+def test_a_page_of_a_fit_holds_its_draws_and_its_panel(own_fit: tuple[Path, Belief]) -> None:
+    import base64
+
+    import numpy as np
+
+    path, belief = own_fit
+    html = path.read_text()
+    assert path.stat().st_size < MAX_BYTES
+    data = json.loads(html.split('id="plan-data">')[1].split("</script>")[0])
+    assert data["state"]["law"] == data["laws"][0]["name"] == "runs.csv"
+    sent = np.frombuffer(base64.b64decode(data["laws"][0]["draws"]), dtype="<f4").reshape(-1, 5)
+    assert len(sent) == 500
+    # Single precision (6e-8) of the fit, beside nine digits (5e-9) in the file.
+    assert np.allclose(sent, to_array(belief.draws), rtol=6.5e-8, atol=0)
+    groups = {choice["group"] for choice in data["choices"]}
+    assert {"estimator", "form", "method", "forecast", "counting", "law"} <= groups
+    assert any("Forecast test" in note for note in data["notes"])
+
+
+@pytest.mark.browser
+@pytest.mark.skipif(missing_browser() is not None, reason=str(missing_browser()))
+class TestAFitInABrowser:
+    def test_numbers_are_python_s_and_nothing_is_fetched(
+        self, opened_fit: Page, own_fit: tuple[Path, Belief]
+    ) -> None:
+        path, belief = own_fit
+        assert differences(opened_fit, belief) == []
+        shown = {row["label"] for row in opened_fit.evaluate("window.isoflop.numbers.sensitivity")}
+        assert "least squares on the log loss" in shown
+        assert "Kaplan's form: no floor" in shown
+        assert opened_fit.problems == []
+        assert opened_fit.requests == [path.as_uri()]
+
+    @pytest.mark.parametrize(
+        "state", ["{C: 3e23}", "{C: 1e21, T: 1e13}", "{U: 2e10, T: 0, C: 1e22}", "{U: null, eps: 0.004}"]
+    )
+    def test_the_draws_of_the_fit_are_recomputed(
+        self, opened_fit: Page, own_fit: tuple[Path, Belief], state: str
+    ) -> None:
+        opened_fit.evaluate(f"window.isoflop.set({state})")
+        assert differences(opened_fit, own_fit[1]) == []
+        assert opened_fit.problems == []
+
+    def test_another_law_leaves_the_panel_of_the_fit_behind(
+        self, opened_fit: Page, own_fit: tuple[Path, Belief]
+    ) -> None:
+        opened_fit.evaluate("window.isoflop.set({law: 'besiroglu', T: 0, U: null})")
+        labels = {row["label"] for row in opened_fit.evaluate("window.isoflop.numbers.sensitivity")}
+        assert "least squares on the log loss" not in labels
+        assert "Kaplan's form: no floor" not in labels
+        opened_fit.evaluate("window.isoflop.set({law: 'runs.csv'})")
+        assert differences(opened_fit, own_fit[1]) == []

@@ -1,9 +1,11 @@
 """Folders of training logs, read as one mapping per run: the last value of each metric, and the configuration.
 
-    W&B         run folders with files/wandb-summary.json and files/config.yaml (also of offline runs)
-    trackio     its SQLite file: tables `metrics` and `configs`
+    W&B         run folders with files/wandb-summary.json and files/config.yaml, else their run-ID.wandb, which is
+                all that offline runs leave
+    trackio     its SQLite file: tables `metrics` and `configs`; or the Parquet files that it exports
     TensorBoard event files: scalars alone, read here without the tensorboard package
     JSONL       one file per run, one mapping per step; a config.json beside it is read too
+    histories   one CSV or Parquet file per run, one row per step, as W&B and others export them
 
 Nested names are joined with a dot. Left out: which of the names is the loss (`isoflop.fit.tables`), histories
 (a law of final losses needs the end of each run), and anything online.
@@ -11,16 +13,24 @@ Nested names are joined with a dot. Left out: which of the names is the loss (`i
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sqlite3
 import struct
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
+
+from isoflop.fit.table_protobuf import fields
+from isoflop.fit.table_wandb import read_transaction_log
 
 RunValues = dict[str, Any]
 CONFIG_NAMES = ("config.json", "hparams.json", "args.json", "params.json", "meta.json")
 MAX_RUNS = 100_000
+MAX_STEPS = 5_000_000
+"""Rows of one exported file."""
+STEP_NAMES = ("step", "global_step", "trainer/global_step", "iteration", "iter")
 
 
 class LogError(ValueError):
@@ -38,6 +48,7 @@ def read_logs(folder: Path) -> tuple[list[RunValues], str]:
         ("trackio", _trackio),
         ("TensorBoard", _tensorboard),
         ("JSONL", _jsonl),
+        ("exported", _histories),
     ):
         runs = list(reader(folder))
         if len(runs) > MAX_RUNS:
@@ -45,8 +56,8 @@ def read_logs(folder: Path) -> tuple[list[RunValues], str]:
         if runs:
             return runs, kind
     raise LogError(
-        f"{folder} holds no W&B, trackio, TensorBoard or JSONL logs; give the folder that contains the runs, "
-        "or export a table (CSV, Parquet or JSONL) with one row per run"
+        f"{folder} holds no W&B, trackio, TensorBoard or JSONL logs and no exported histories; give the folder "
+        "that contains the runs, or export a table (CSV, Parquet or JSONL) with one row per run"
     )
 
 
@@ -73,13 +84,25 @@ def _load_json(path: Path) -> Any:
 
 
 def _wandb(folder: Path) -> Iterator[RunValues]:
+    summarised: set[Path] = set()
     for summary in sorted(folder.rglob("wandb-summary.json")):
+        files = summary.parent
+        place = files.parent if files.name == "files" else files
+        if place.resolve() in summarised:  # latest-run is a link to one of the others
+            continue
+        summarised.add(place.resolve())
         values = dict(_flat(_load_json(summary)))
         config = summary.with_name("config.yaml")
         if config.is_file():
             values = {**_wandb_config(config.read_text()), **values}
-        files = summary.parent
-        yield {"run": files.parent.name if files.name == "files" else files.name, **values}
+        yield {"run": place.name, **values}
+    for log in sorted(folder.rglob("*.wandb")):
+        if log.parent.resolve() in summarised:
+            continue
+        summarised.add(log.parent.resolve())
+        found = read_transaction_log(log)
+        if found is not None:
+            yield dict(_flat(found))
 
 
 def _wandb_config(text: str) -> RunValues:
@@ -105,26 +128,88 @@ def _wandb_config(text: str) -> RunValues:
 
 def _trackio(folder: Path) -> Iterator[RunValues]:
     for path in sorted(folder.rglob("*.db")):
-        with sqlite3.connect(f"file:{path}?mode=ro", uri=True) as connection:
+        with contextlib.closing(sqlite3.connect(f"file:{quote(str(path))}?mode=ro", uri=True)) as connection:
             try:
-                names = {
-                    row[0]
-                    for row in connection.execute("select name from sqlite_master where type = 'table'")
-                }
-            except sqlite3.DatabaseError:
-                continue
-            if "metrics" not in names:
-                continue
-            runs: dict[str, RunValues] = {}
-            if "configs" in names:
-                for run, config in connection.execute("select run_name, config from configs"):
-                    runs.setdefault(run, {}).update(_flat(json.loads(config)))
-            rows = connection.execute("select run_name, step, metrics from metrics order by run_name, step")
-            for run, step, metrics in rows:
-                runs.setdefault(run, {}).update({**dict(_flat(json.loads(metrics))), "step": step})
-        connection.close()
+                runs = _trackio_runs(connection)
+            except (sqlite3.DatabaseError, ValueError):
+                continue  # another program's database
         for run, values in runs.items():
-            yield {**values, "run": run}
+            yield {"run": run, **values}
+    for path in sorted(folder.rglob("*_configs.parquet")):
+        yield from _trackio_parquet(path.with_name(path.name.replace("_configs", "")), path)
+
+
+def _trackio_runs(connection: sqlite3.Connection) -> dict[str, RunValues]:
+    """Runs by their id (newer files), else by their name; two runs may share a name."""
+    runs: dict[str, RunValues] = {}
+    has = {
+        table: {row[1] for row in connection.execute(f"pragma table_info({table})")}
+        for table in ("metrics", "configs")
+    }
+    key = "run_id" if "run_id" in has["metrics"] else "run_name"
+    if key in has["configs"]:
+        for run, name, config in connection.execute(f"select {key}, run_name, config from configs"):
+            runs.setdefault(run, {}).update({**dict(_flat(json.loads(config))), "run": name})
+    if key in has["metrics"]:
+        rows = connection.execute(
+            f"select {key}, run_name, step, metrics from metrics order by {key}, step, id"
+        )
+        for run, name, step, metrics in rows:
+            runs.setdefault(run, {}).update({**dict(_flat(json.loads(metrics))), "step": step, "run": name})
+    return runs
+
+
+def _trackio_parquet(metrics: Path, configs: Path) -> Iterator[RunValues]:
+    if not metrics.is_file():
+        return
+    runs: dict[str, RunValues] = {}
+    for path in (configs, metrics):
+        rows = _table_rows(path)
+        if not rows or "run_name" not in rows[0]:
+            return
+        key = "run_id" if "run_id" in rows[0] else "run_name"
+        for row in sorted(rows, key=lambda row: row.get("step") or 0):
+            values = {name: value for name, value in row.items() if value is not None and name != "id"}
+            runs.setdefault(str(row[key]), {}).update({**values, "run": row["run_name"]})
+    yield from runs.values()
+
+
+# ---------------------------------------------------------------------------- exported histories
+
+
+def _table_rows(path: Path) -> list[RunValues]:
+    """Rows of a CSV or Parquet file as mappings."""
+    import duckdb
+
+    reader = "read_parquet(?)" if path.suffix == ".parquet" else "read_csv_auto(?)"
+    with duckdb.connect() as connection:
+        try:
+            found = connection.execute(f"select * from {reader} limit {MAX_STEPS + 1}", [str(path)])
+            names, rows = [item[0] for item in found.description], found.fetchall()
+        except duckdb.Error as error:
+            first = str(error).splitlines()[0][:200]
+            raise LogError(f"{path} cannot be read ({first}); export it again, or move it away") from None
+    if len(rows) > MAX_STEPS:
+        raise LogError(f"{path} has more than {MAX_STEPS:,} rows; keep the last step of each run")
+    return [dict(zip(names, row, strict=True)) for row in rows]
+
+
+def _histories(folder: Path) -> Iterator[RunValues]:
+    """One file per run, one row per step: the last value of each column, and the config.json beside it."""
+    for path in sorted([*folder.rglob("*.csv"), *folder.rglob("*.parquet")]):
+        rows = _table_rows(path)
+        step = (
+            next((name for name in rows[0] if name.strip("_").lower() in STEP_NAMES), None) if rows else None
+        )
+        if step is None:
+            continue  # a table of something else
+        values = _config_beside(path.parent)
+        for row in sorted(rows, key=lambda row: row[step] or 0):
+            values.update({name: value for name, value in row.items() if value is not None})
+        alone = (
+            len([*path.parent.glob("*.csv"), *path.parent.glob("*.parquet")]) == 1 and path.parent != folder
+        )
+        yield {**values, "run": path.parent.name if alone else path.stem}
 
 
 # ----------------------------------------------------------------------------------- TensorBoard
@@ -160,12 +245,12 @@ def scalars(path: Path) -> Iterator[tuple[int, str, float]]:
             if len(message) < length or len(stream.read(4)) < 4:
                 return
             step, values = 0, []
-            for number, item in _fields(message):
+            for number, item in fields(message):
                 if number == 2 and isinstance(item, int):
                     step = item
                 elif number == 5 and isinstance(item, bytes):
                     values += [
-                        value for kind, value in _fields(item) if kind == 1 and isinstance(value, bytes)
+                        value for kind, value in fields(item) if kind == 1 and isinstance(value, bytes)
                     ]
             for value in values:
                 tag, scalar = _summary_value(value)
@@ -175,7 +260,7 @@ def scalars(path: Path) -> Iterator[tuple[int, str, float]]:
 
 def _summary_value(message: bytes) -> tuple[str, float | None]:
     tag, scalar = "", None
-    for number, item in _fields(message):
+    for number, item in fields(message):
         if number == 1 and isinstance(item, bytes):
             tag = item.decode(errors="replace")
         elif number == 2 and isinstance(item, bytes) and len(item) == 4:
@@ -188,7 +273,7 @@ def _summary_value(message: bytes) -> tuple[str, float | None]:
 def _tensor_scalar(message: bytes) -> float | None:
     """First element of a float (1) or double (2) TensorProto, from its content or its list of values."""
     dtype, content = 0, b""
-    for number, item in _fields(message):
+    for number, item in fields(message):
         if number == 1 and isinstance(item, int):
             dtype = item
         elif number in (4, 5, 6) and isinstance(item, bytes):
@@ -198,38 +283,6 @@ def _tensor_scalar(message: bytes) -> float | None:
     if dtype == 2 and len(content) == 8:
         return float(struct.unpack("<d", content)[0])
     return None
-
-
-def _fields(message: bytes) -> Iterator[tuple[int, int | bytes]]:
-    """(field number, value) of a protobuf message: integers for varints, bytes for everything else."""
-    place = 0
-    while place < len(message):
-        key, place = _varint(message, place)
-        kind = key & 7
-        if kind == 0:
-            value, place = _varint(message, place)
-            yield key >> 3, value
-            continue
-        if kind == 2:
-            size, place = _varint(message, place)
-        elif kind in (1, 5):
-            size = 8 if kind == 1 else 4
-        else:
-            return
-        yield key >> 3, message[place : place + size]
-        place += size
-
-
-def _varint(message: bytes, place: int) -> tuple[int, int]:
-    value = shift = 0
-    while place < len(message):
-        byte = message[place]
-        place += 1
-        value |= (byte & 0x7F) << shift
-        if not byte & 0x80:
-            break
-        shift += 7
-    return value, place
 
 
 # ----------------------------------------------------------------------------------------- JSONL
