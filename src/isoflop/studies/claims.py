@@ -484,6 +484,7 @@ CLAIMS: tuple[Claim, ...] = (
         "P21.2",
         "The best size as a function of compute bends on a log-log plot.",
         "fit judge",
+        "optimum_bend",
     ),
     _claim(
         "P21.3",
