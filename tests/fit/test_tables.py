@@ -283,6 +283,165 @@ def test_jsonl_logs(tmp_path):
     assert table.names[0] == "run0"
 
 
+def message(*entries):
+    """A protobuf message of (number, value) in order: integers, floats (as doubles), text, bytes."""
+    out = b""
+    for number, value in entries:
+        if isinstance(value, int):
+            out += varint(number << 3) + varint(value)
+        elif isinstance(value, float):
+            out += varint(number << 3 | 1) + struct.pack("<d", value)
+        else:
+            content = value.encode() if isinstance(value, str) else value
+            out += varint(number << 3 | 2) + varint(len(content)) + content
+    return out
+
+
+def transaction_log(*records):
+    """A .wandb file: a header, then LevelDB's log blocks of 32 KiB (checksums are not read)."""
+    out = b":W&B\x42\xe1\xbe"
+    for record in records:
+        first = True
+        while True:
+            left = 32768 - len(out) % 32768
+            if left < 7:
+                out += bytes(left)
+                continue
+            part, record = record[: left - 7], record[left - 7 :]
+            kind = (1 if first else 4) if not record else (2 if first else 3)
+            out += bytes(4) + struct.pack("<HB", len(part), kind) + part
+            first = False
+            if not record:
+                break
+    return out
+
+
+def wandb_run(n, d, x, name):
+    def item(number, key, value):
+        return message((number, message((1, key), (16, json.dumps(value)))))
+
+    config = item(1, "_wandb", {"t": 1}) + item(1, "model", {"n_params": n, "notes": "x" * 40_000})
+    history = [
+        message(
+            (
+                2,
+                message(
+                    (1, message((2, "val"), (2, "loss"), (6, float(loss)))),
+                    (1, message((1, "_step"), (5, step))),
+                ),
+            )
+        )
+        for step, loss in ((1, 9.0), (2, x))
+    ]
+    run = message((17, message((1, "id"), (4, config), (8, name))))
+    return transaction_log(
+        run, *history, message((3, item(1, "tokens", d))), message((4, message((2, "out"))))
+    )
+
+
+def test_offline_wandb_runs_leave_their_transaction_log_alone(tmp_path):
+    for i, (n, d, x) in enumerate(zip(N, D, LOSS, strict=True)):
+        place = tmp_path / "wandb" / f"offline-run-2025-{i}"
+        place.mkdir(parents=True)
+        content = wandb_run(n, d, x, f"run {i}")
+        if i == 3:  # killed while it wrote its next record
+            content += bytes(4) + struct.pack("<HB", 500, 1) + b"cut"
+        (place / f"run-{i}.wandb").write_bytes(content)
+    (tmp_path / "other.wandb").write_bytes(b"something else")
+    table = read_runs(tmp_path)
+    np.testing.assert_allclose(table.loss, LOSS)
+    np.testing.assert_allclose(table.N, N)
+    np.testing.assert_allclose(table.D, D)
+    assert table.columns["loss"] == "val.loss"
+    assert table.names[3] == "run 3"
+
+
+def test_a_summary_is_preferred_to_the_log_and_links_are_not_counted_twice(tmp_path):
+    for i, (n, d, x) in enumerate(zip(N, D, LOSS, strict=True)):
+        place = tmp_path / f"run-{i}"
+        (place / "files").mkdir(parents=True)
+        summary = {"val_loss": x, "tokens": d, "params": n}
+        (place / "files" / "wandb-summary.json").write_text(json.dumps(summary))
+        (place / f"run-{i}.wandb").write_bytes(wandb_run(n, d, 7.0, "older"))
+    (tmp_path / "latest-run").symlink_to(tmp_path / "run-7")
+    np.testing.assert_allclose(read_runs(tmp_path).loss, LOSS)
+
+
+def test_trackio_runs_of_one_name_stay_apart_by_their_id(tmp_path):
+    with sqlite3.connect(tmp_path / "my project?.db") as connection:
+        connection.execute(
+            "create table metrics (id integer primary key, run_id text, run_name text, step int, metrics text)"
+        )
+        connection.execute(
+            "create table configs (id integer primary key, run_id text, run_name text, config text)"
+        )
+        for i, (n, d, x) in enumerate(zip(N, D, LOSS, strict=True)):
+            connection.execute(
+                "insert into configs (run_id, run_name, config) values (?, 'same', ?)",
+                (f"i{i}", json.dumps({"params": n})),
+            )
+            connection.execute(  # newer versions write bytes
+                "insert into metrics (run_id, run_name, step, metrics) values (?, 'same', 1, ?)",
+                (f"i{i}", json.dumps({"tokens": d, "val_loss": x}).encode()),
+            )
+    connection.close()
+    table = read_runs(tmp_path)
+    np.testing.assert_allclose(table.loss, LOSS)
+    np.testing.assert_allclose(table.N, N)
+
+
+def test_trackio_parquet_exports(tmp_path):
+    import duckdb
+
+    runs = list(enumerate(zip(N, D, LOSS, strict=True)))
+    metrics = ", ".join(
+        f"('r{i}', {step}, {d * step / 2}, {x + 2 - step})" for i, (_, d, x) in runs for step in (2, 1)
+    )
+    configs = ", ".join(f"('r{i}', {n})" for i, (n, _, _) in runs)
+    with duckdb.connect() as connection:
+        for name, columns, values in (
+            ("p", "run_name, step, tokens, val_loss", metrics), ("p_configs", "run_name, params", configs)
+        ):  # fmt: skip
+            source = f"select * from (values {values}) as t({columns})"
+            connection.execute(f"copy ({source}) to '{tmp_path / name}.parquet' (format parquet)")
+    table = read_runs(tmp_path)
+    np.testing.assert_allclose(table.loss, LOSS)
+    np.testing.assert_allclose(table.N, N)
+    assert "trackio" in table.notes[0]
+
+
+def test_exported_histories(tmp_path):
+    for i, (n, d, x) in enumerate(zip(N, D, LOSS, strict=True)):
+        write(
+            tmp_path / f"run{i}.csv",
+            ("_step", "params", "tokens", "val_loss"),
+            [(2, n, d, x), (1, n, d / 2, 9), (3, n, "", "")],
+        )
+    (tmp_path / "notes.csv").write_text("who,what\nme,nothing\n")
+    table = read_runs(tmp_path)
+    np.testing.assert_allclose(table.loss, LOSS)
+    np.testing.assert_allclose(table.D, D)
+    assert table.names[0] == "run0"
+
+
+def test_tensorboard_events_of_its_own_writer(tmp_path):
+    """The format as the package writes it; the reader itself does not need it."""
+    writers = pytest.importorskip("tensorboard.summary.writer.event_file_writer")
+    from tensorboard.compat.proto.event_pb2 import Event
+    from tensorboard.compat.proto.summary_pb2 import Summary
+
+    for i, (n, d, x) in enumerate(zip(N, D, LOSS, strict=True)):
+        writer = writers.EventFileWriter(str(tmp_path / f"run{i}"))
+        for step, loss in ((1, 9.0), (2, x)):
+            values = [("val/loss", loss), ("tokens", d), ("params", n)]
+            summary = Summary(value=[Summary.Value(tag=tag, simple_value=value) for tag, value in values])
+            writer.add_event(Event(step=step, wall_time=float(step), summary=summary))
+        writer.close()
+    table = read_runs(tmp_path)
+    np.testing.assert_allclose(table.loss, LOSS, rtol=1e-7)  # event files hold single precision
+    np.testing.assert_allclose(table.N, N, rtol=1e-7)
+
+
 def test_a_folder_without_logs_says_what_is_needed(tmp_path):
     with pytest.raises(TableError, match=r"holds no W&B, trackio.*export a table"):
         read_runs(tmp_path)
