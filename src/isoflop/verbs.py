@@ -105,6 +105,7 @@ def plan_study(
         budget=wanted,
         seeds=seeds,
         corpus=_prepare_corpus(study, say),
+        more_text=_prepare_more(study, say),
         calibration=_calibrate(study, wanted, device, workers, say),
     )
     plan = msgspec.structs.replace(
@@ -126,6 +127,23 @@ def _prepare_corpus(study: studies.Study, say: Say) -> CorpusRecord | None:
     from isoflop import data
 
     return data.prepare(study.corpus.source, study.corpus.tokenizer, progress=say).record
+
+
+def _prepare_more(study: studies.Study, say: Say) -> tuple[CorpusRecord, ...]:
+    """The further texts of a study; an optional one that cannot be had is said and left out."""
+    if not study.more_text:
+        return ()
+    from isoflop import data
+
+    found = []
+    for request in study.more_text:
+        try:
+            found.append(data.prepare(request.source, request.tokenizer, progress=say).record)
+        except data.DataError as error:
+            if not request.optional:
+                raise
+            say(f"going on without {request.source}: {error}")
+    return tuple(found)
 
 
 def _calibrate(
@@ -244,10 +262,14 @@ def judge(out: Path | str, *, study: str | None = None) -> Verdict:
     """Judge what is in the folder by the rule in its plan, and write verdict.json.
 
     Args:
-        out: folder with plan.json and runs.
+        out: folder with plan.json and runs, of a study or of a recipe.
         study: name or path of the study; None takes it from the plan.
     """
+    from isoflop import recipe_verbs
     from isoflop.flops.ledger import cost_of
+
+    if recipe_verbs.is_recipe_store(out):
+        return recipe_verbs.judge_recipe(out)
 
     store = Store(out)
     found = studies.find(study or store.read_plan().study_source)

@@ -57,10 +57,11 @@ def test_the_ranks_are_started_with_torchrun_on_every_node() -> None:
         "--max-restarts=9",
         "--rdzv-backend=c10d",
         "--rdzv-endpoint=$first_node:$port",
-        "--rdzv-id=blue-1a2b3c4d",
-        str(FOLDER),
+        "--rdzv-id=${folder##*/}",
+        "$folder",
     ):
         assert word in words
+    assert f"folders=({shlex.quote(str(FOLDER))})" in text
     assert words[words.index("-m", words.index("--nnodes=64")) + 1] == "isoflop.train.distributed_worker"
 
 
@@ -100,11 +101,14 @@ def test_one_machine_needs_no_meeting_point() -> None:
 # --------------------------------------------------------------- the script, with SLURM played by functions
 
 
-def run_script(tmp_path: Path, ranks: str, restarts: int = 0) -> subprocess.CompletedProcess[str]:
+def run_script(
+    tmp_path: Path, ranks: str, restarts: int = 0, names: tuple[str, ...] = ("run",)
+) -> subprocess.CompletedProcess[str]:
     """Run the script with srun and scontrol replaced; `ranks` is what the ranks do, in shell."""
-    folder = tmp_path / "run"
-    folder.mkdir(exist_ok=True)
-    text = sbatch_script(folder, MeshSpec(shard=4), num_nodes=2, hours=1, gpus=False, max_requeues=3)
+    folders = tuple(tmp_path / name for name in names)
+    for folder in folders:
+        folder.mkdir(exist_ok=True)
+    text = sbatch_script(folders, MeshSpec(shard=4), num_nodes=2, hours=1, gpus=False, max_requeues=3)
     played = "\n".join(
         [
             f"srun() {{ {ranks}; }}",
@@ -138,3 +142,24 @@ def test_the_time_limit_s_signal_makes_the_ranks_stop_and_the_job_come_again(tmp
     done = run_script(tmp_path, ranks)
     assert done.stdout.index("saved") < done.stdout.index("scontrol requeue 42")
     assert "Traceback" not in done.stderr
+
+
+def test_a_person_s_stop_file_ends_the_job(tmp_path: Path) -> None:
+    """Without the time limit's signal the stop file was put there by somebody, and the job does not come again."""
+    done = run_script(tmp_path, f"touch {tmp_path}/run/stop")
+    assert done.returncode == 0
+    assert "sbatch this file again" in done.stdout
+    assert "requeue" not in done.stdout
+
+
+def test_a_chain_of_sessions_goes_folder_by_folder(tmp_path: Path) -> None:
+    """Each job trains the first folder without a record, and only the last one's record ends the chain."""
+    names = ("first", "second")
+    ranks = "echo '{}' > $folder/record.json; echo trained $folder"
+    one = run_script(tmp_path, ranks, names=names)
+    assert f"trained {tmp_path}/first" in one.stdout
+    assert "scontrol requeue 42" in one.stdout
+    two = run_script(tmp_path, ranks, names=names)
+    assert f"trained {tmp_path}/second" in two.stdout
+    assert "has ended" in two.stdout
+    assert "requeue" not in two.stdout

@@ -1,4 +1,4 @@
-"""Verbs on studies: run, plan, train, measure, judge, publish, studies, status, ledger."""
+"""Verbs on studies: run, plan, measure, judge, publish, studies, status, ledger."""
 
 from __future__ import annotations
 
@@ -143,28 +143,7 @@ def plan_study(
     return plan_text(made, every_run=True) + where, {"plan": to_mapping(made)}
 
 
-@main.command()
-@click.argument("out", type=click.Path(path_type=Path))
-@device_option
-@workers_option
-@reuse_option
-@verb("train")
-def train(out: Path, device: str, workers: int | None, reuse: tuple[Path, ...]) -> tuple[str, dict[str, Any]]:
-    """Train every unfinished run of OUT/plan.json."""
-    from isoflop import verbs
-    from isoflop.console import FleetProgress
-    from isoflop.store import Store
-
-    store = Store(out)
-    progress = FleetProgress()
-    progress.begin(store.read_plan())
-    try:
-        with store.lock():
-            result = verbs.train(out, device=device, workers=workers, reuse=reuse, on_event=progress)
-    finally:
-        progress.close()
-    text = f"trained {result.num_trained} runs; next: isoflop judge {out}"
-    return text, {"runs_trained": result.num_trained, "out": str(out)}
+from isoflop.cli import train as _train  # noqa: E402, F401  (its place among the verbs is here)
 
 
 @main.command()
@@ -300,23 +279,3 @@ def plan_size(
         write_page(made, page, belief)
         text, mapping = f"{text}\n\npage: {page}", {**mapping, "page": str(page)}
     return text, mapping
-
-
-@plan.command("run")
-@click.argument("recipe", type=click.Path(path_type=Path))
-@click.option("--variant", help="Variant of the recipe; its first by default.")
-@click.option(
-    "--scale", default="full", show_default=True, help="full, or a smaller size that the recipe knows."
-)
-@verb("plan.run")
-def plan_run(recipe: Path, variant: str | None, scale: str) -> tuple[str, dict[str, Any]]:
-    """Memory, layout, step time, days and cost of one large run, from its recipe folder."""
-    from isoflop.plan.recipe import load_recipe
-    from isoflop.plan.training_run import plan_run as answer
-    from isoflop.plan.training_run_text import run_plan_text
-    from isoflop.records import to_mapping
-
-    made = answer(load_recipe(recipe, variant, scale))
-    mapping = to_mapping(made)
-    mapping.pop("schema")
-    return run_plan_text(made), mapping

@@ -80,7 +80,7 @@ def devices_per_node(mesh: MeshSpec, num_nodes: int) -> int:
 
 
 def sbatch_script(
-    folder: Path,
+    folders: Path | tuple[Path, ...],
     mesh: MeshSpec,
     *,
     num_nodes: int,
@@ -96,17 +96,20 @@ def sbatch_script(
     setup: tuple[str, ...] = (),
     port: int = 29_500,
     python: str = "python",
+    report: Path | None = None,
 ) -> str:
     """The batch file of a run: one job that queues itself again until the run has its record.
 
     - `warn_s` seconds before the time limit SLURM signals the batch shell, which puts a file named ``stop``
       into the run folder; all ranks then save together and leave, and the job is queued again.
+    - The same file put there by a person makes them leave, too, and the job ends; submitting it again goes on.
     - A preempted job, or one that lost a node, is queued again by SLURM itself (--requeue).
     - A rank that dies takes the others with it, and all are started again up to `max_restarts` times; beyond
       that the job fails, and is queued again like the others, at most `max_requeues` times in all.
 
     Args:
-        folder: the run's folder, on a file system that all nodes see; logs go there too.
+        folders: the run's folder, on a file system that all nodes see; logs go there too. Of several, a chain of
+            sessions, each job trains the first that has no record.
         mesh: its devices are dealt equally over the nodes.
         num_nodes: machines.
         hours: time limit of one job, above `warn_s` seconds.
@@ -119,15 +122,18 @@ def sbatch_script(
         setup: shell lines that make `python` the right one, e.g. "source /path/venv/bin/activate".
         port: for the ranks' meeting on the first node.
         python: interpreter.
+        report: output folder whose run is judged and published at the end; None leaves that out.
 
     Raises ValueError when mesh, nodes and times do not fit together.
     """
+    chain = folders if isinstance(folders, tuple) else (folders,)
+    folder = chain[0]
     per_node = devices_per_node(mesh, num_nodes)
     minutes = round(hours * 60)
     if minutes * 60 <= warn_s:
         raise ValueError(f"a time limit of {hours:g} hours leaves nothing before the warning at {warn_s} s")
     command = torchrun_command(
-        folder,
+        Path("FOLDER"),
         mesh,
         num_nodes=num_nodes,
         max_restarts=max_restarts,
@@ -135,7 +141,8 @@ def sbatch_script(
         python=python,
     )
     started = shlex.join(command).replace("RENDEZVOUS", '"$first_node":"$port"')
-    place = shlex.quote(str(folder))
+    started = started.replace("--rdzv-id=FOLDER", '--rdzv-id="${folder##*/}"').replace("FOLDER", '"$folder"')
+    finish = [f"  {python} -m isoflop {verb} {shlex.quote(str(report))}" for verb in ("judge", "publish")]
     options = {
         "job-name": job_name,
         "partition": partition,
@@ -147,7 +154,7 @@ def sbatch_script(
         "time": f"{minutes // 60:02d}:{minutes % 60:02d}:00",
         "signal": f"B:USR1@{warn_s}",
         "open-mode": "append",
-        "output": f"{folder}/slurm-%j.log",
+        "output": f"{folder if report is None else report}/slurm-%j.log",
     }
     header = [f"#SBATCH --{name}={value}" for name, value in options.items() if value is not None]
     return "\n".join(
@@ -162,14 +169,16 @@ def sbatch_script(
             "set -u",
             *setup,
             "",
-            f"folder={place}",
+            f"folders=({' '.join(shlex.quote(str(one)) for one in chain)})",
+            'for folder in "${folders[@]}"; do [ -e "$folder/record.json" ] || break; done',
             f"port={port}",
             'first_node=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)',
             "export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}",
             'rm -f "$folder/stop"',
             "",
             "# Before the time limit: ask all ranks to save together and leave.",
-            'ask_to_stop() { touch "$folder/stop"; }',
+            "time_is_up=",
+            'ask_to_stop() { time_is_up=yes; touch "$folder/stop"; }',
             "trap ask_to_stop USR1",
             "",
             f"srun --kill-on-bad-exit=1 {started} &",
@@ -177,8 +186,11 @@ def sbatch_script(
             "# A signal ends `wait`, not the ranks: wait until they are gone.",
             'while kill -0 "$ranks" 2>/dev/null; do wait "$ranks"; done',
             "",
-            'if [ -e "$folder/record.json" ]; then',
+            'if [ -e "$folder/record.json" ] && [ "$folder" = "${folders[-1]}" ]; then',
             '  echo "the run has ended; see $folder/record.json"',
+            *(finish if report is not None else ()),
+            'elif [ -e "$folder/stop" ] && [ -z "$time_is_up" ] && [ ! -e "$folder/record.json" ]; then',
+            '  echo "stopped as $folder/stop asks; sbatch this file again to go on"',
             f'elif [ "${{SLURM_RESTART_COUNT:-0}}" -lt {max_requeues} ]; then',
             '  scontrol requeue "$SLURM_JOB_ID"',
             "else",
