@@ -9,8 +9,11 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
 from isoflop import records
+from isoflop.cli import main
+from isoflop.fit.seed_noise import overtake_chance, plan_seeds
 from isoflop.judge import noise
 from isoflop.records import NoiseModel
 from isoflop.store import Store
@@ -120,3 +123,39 @@ def test_entries_are_found_by_name(store: Path):
     assert noise.find_entry(model, "heldout", scale) is model.entries[0]
     with pytest.raises(ValueError, match="there are: heldout at"):
         noise.find_entry(model, "accuracy")
+
+
+def test_what_was_learned_is_said_kept_and_planned_with(store: Path, tmp_path: Path):
+    kept = tmp_path / "noise.json"
+    answer = CliRunner().invoke(main, ["noise", str(store), "--save", str(kept), "--json"])
+    assert answer.exit_code == 0, answer.output
+    found = json.loads(answer.stdout)
+    pooled = next(entry for entry in found["entries"] if entry["scale"] == noise.ALL_SCALES)
+    half = next(part for part in pooled["part_way"] if part["fraction"] == 0.5)
+    assert half["correlation_ci95"][0] < half["correlation"] < half["correlation_ci95"][1]
+    learned = noise.as_seed_noise(noise.find_entry(noise.read_noise(kept)))
+    assert overtake_chance(learned, 0.5, half["gap_to_cut"]) == pytest.approx(found["chance"])
+    asked = CliRunner().invoke(main, ["power", "--noise", str(kept), "--effect", "0.02", "--json"])
+    assert asked.exit_code == 0, asked.output
+    assert json.loads(asked.stdout)["seeds"] == plan_seeds(learned, 0.02).seeds
+    same = CliRunner().invoke(main, ["power", "--noise", str(store), "--effect", "0.02", "--json"])
+    assert json.loads(same.stdout)["seeds"] == json.loads(asked.stdout)["seeds"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], "give the noise of one run once"),
+        (["--sd", "0.01", "--noise", "."], "give the noise of one run once"),
+        (["--noise", "broken.json"], "holds no learned noise"),
+    ],
+)
+def test_noise_that_cannot_be_used_is_named(
+    arguments: list[str], words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    Path("broken.json").write_text("{}")
+    answer = CliRunner().invoke(main, ["power", "--effect", "0.02", *arguments])
+    assert answer.exit_code == 2
+    assert words in answer.stderr
+    assert len(answer.stderr.strip().splitlines()) == 1

@@ -123,4 +123,4 @@ def _is_bug(error: BaseException) -> bool:
     return not raised_in.startswith("isoflop")
 
 
-from isoflop.cli import evaluate, study, tables  # noqa: E402, F401  (registers the verbs on `main`)
+from isoflop.cli import evaluate, noise, study, tables  # noqa: E402, F401  (registers the verbs on `main`)

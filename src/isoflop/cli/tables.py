@@ -117,6 +117,10 @@ def data_get(name: str, into: Path | None) -> tuple[str, dict[str, Any]]:
 @click.option("--task", "tasks", multiple=True, help="Only this task; may be given several times.")
 @click.option("--family", help="Column that groups items which are not independent.")
 @click.option("--paired-seeds", is_flag=True, help="Equal seed labels share initialisation and data order.")
+@click.option(
+    "--noise-sd", type=float, help="Spread of one run, learned from others: for arms with one seed."
+)
+@click.option("--noise-df", type=float, help="Degrees of freedom behind --noise-sd; exact by default.")
 @click.option("--level", type=float, default=0.95, show_default=True, help="Confidence level.")
 @click.option(
     "--power", type=float, default=0.8, show_default=True, help="Power of the smallest detectable difference."
@@ -125,11 +129,22 @@ def data_get(name: str, into: Path | None) -> tuple[str, dict[str, Any]]:
 @click.option("--ignore-versions", is_flag=True, help="Compare in spite of different task versions.")
 @out_option
 @verb("compare")
-def compare(a: Path, b: Path, out: Path | None, **options: Any) -> tuple[str, dict[str, Any]]:
-    """Is B really different from A? Reads lm-eval results and item logs, plain JSON, CSV, JSON lines."""
-    from isoflop.judge.compare import Options, compare_files, comparison_verdict, render_text
+def compare(
+    a: Path, b: Path, out: Path | None, noise_sd: float | None, noise_df: float | None, **options: Any
+) -> tuple[str, dict[str, Any]]:
+    """Is B really different from A?
 
-    result = compare_files(a, b, Options(**options))
+    Reads lm-eval results and item logs, plain JSON, CSV, JSON lines; and runs of isoflop by their held-out loss: a run
+    folder, a study's output, or OUT:label=value for the runs with that label.
+    """
+    import math
+
+    from isoflop.judge.compare import Noise, Options, compare_files, comparison_verdict, render_text
+
+    if noise_df is not None and noise_sd is None:
+        raise ValueError("--noise-df says how well --noise-sd is known; give that too")
+    noise = None if noise_sd is None else Noise(sd=noise_sd, df=noise_df or math.inf)
+    result = compare_files(a, b, Options(noise=noise, **options))
     rule = (
         "Each task's difference against zero at the declared level, corrected for the number of tasks (Holm)."
     )
@@ -137,7 +152,14 @@ def compare(a: Path, b: Path, out: Path | None, **options: Any) -> tuple[str, di
 
 
 @main.command()
-@click.option("--sd", type=float, required=True, help="Spread of one run about its configuration's mean.")
+@click.option("--sd", type=float, help="Spread of one run about its configuration's mean.")
+@click.option(
+    "--noise",
+    type=click.Path(path_type=Path, exists=True),
+    help="In place of --sd: what `isoflop noise --save` kept, or the folder of a study.",
+)
+@click.option("--scale", help="noise: of runs like these, as `isoflop noise` names them; all by default.")
+@click.option("--metric", help="noise: the score that the effect is in.")
 @click.option("--noise-df", type=float, help="Degrees of freedom of a spread that was learned elsewhere.")
 @click.option("--effect", type=float, help="Effect to see, in the unit of --sd.")
 @click.option("--seeds", type=int, help="Seeds per arm that you can pay for.")
@@ -154,11 +176,26 @@ def compare(a: Path, b: Path, out: Path | None, **options: Any) -> tuple[str, di
 @click.option("--correlation", type=float, help="Of arms that share seeds pairwise.")
 @out_option
 @verb("power")
-def power(out: Path | None, **options: Any) -> tuple[str, dict[str, Any]]:
+def power(
+    out: Path | None,
+    sd: float | None,
+    noise: Path | None,
+    scale: str | None,
+    metric: str | None,
+    **options: Any,
+) -> tuple[str, dict[str, Any]]:
     """How many seeds for an effect, or which effect for so many seeds; with looks, a sequential plan."""
     from isoflop.judge.power import Design, plan_power, power_verdict, render_power
 
-    result = plan_power(Design(**options))
+    if (sd is None) == (noise is None):
+        raise ValueError("give the noise of one run once: --sd NUMBER, or --noise with a file or a folder")
+    if noise is not None:
+        from isoflop.judge.noise import ALL_SCALES, find_entry, read_noise
+
+        entry = find_entry(read_noise(noise), metric, scale or ALL_SCALES)
+        sd, options["noise_df"] = entry.sd.value, entry.df
+    assert sd is not None
+    result = plan_power(Design(sd=sd, **options))
     rule = "Power of the two-sided test of the design, by calculation; sequential error rates by simulation."
     return with_report(render_power(result), result, out, rule, lambda: power_verdict(result))
 

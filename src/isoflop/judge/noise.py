@@ -11,6 +11,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -24,7 +25,9 @@ from isoflop.records import (
     NoiseAtFraction,
     NoiseEntry,
     NoiseModel,
+    RecordError,
     RunSpec,
+    decode,
     sha256_json,
 )
 from isoflop.store import RunFolder, Store
@@ -264,3 +267,106 @@ def _entry(
             for part in found.part_way
         ),
     )
+
+
+# ------------------------------------------------------------------------------- for people
+
+
+def read_noise(path: Path) -> NoiseModel:
+    """A model that was kept in a file, or learned anew from the folder of a study.
+
+    Raises ValueError for a file that is no noise model, FileNotFoundError for none.
+    """
+    if path.is_dir():
+        return learn_noise([path])
+    try:
+        return decode(path.read_bytes(), NoiseModel, where=str(path))
+    except RecordError as error:
+        raise ValueError(
+            f"{path} holds no learned noise ({error}); make it with `isoflop noise FOLDER --save {path.name}`"
+        ) from None
+
+
+def noise_answer(model: NoiseModel, chance: float = 0.05) -> dict[str, Any]:
+    """The model with what follows from it, ready for JSON.
+
+    Args:
+        model: as learned.
+        chance: for early stops: largest chance that a run that is cut would have overtaken, in (0, 0.5).
+
+    Returns ``sentence``; ``entries``, one per scale and metric with ``sd``, ``ci95``, ``df``, ``homogeneity_p`` and
+    ``part_way``: fraction of the schedule, correlation with the end, and the gap from which the run behind may be cut;
+    ``exclusions`` and ``notes``.
+    """
+    entries = [_entry_answer(entry, chance) for entry in model.entries]
+    widest = max(entries, key=lambda entry: (entry["scale"] == ALL_SCALES, entry["df"]))
+    lo, hi = widest["ci95"]
+    sentence = (
+        f"Runs that differ by seed alone scatter by {widest['sd']:.2g} ({lo:.2g} to {hi:.2g}) {widest['unit']} in "
+        f"{widest['metric']} ({widest['scale']}, {widest['df']:g} degrees of freedom)"
+    )
+    half = next((part for part in widest["part_way"] if part["fraction"] == 0.5), None)
+    if half is not None:
+        sentence += (
+            f"; half-way through, the loss correlates {half['correlation']:.2f} with the end, and a run that is "
+            f"{half['gap_to_cut']:.2g} behind overtakes with at most {chance:.0%} chance"
+        )
+    return {
+        "sentence": sentence + ".",
+        "chance": chance,
+        "entries": entries,
+        "sources": list(model.sources),
+        "exclusions": [{"what": one.what, "reason": one.reason} for one in model.exclusions],
+        "notes": list(model.notes),
+    }
+
+
+def _entry_answer(entry: NoiseEntry, chance: float) -> dict[str, Any]:
+    learned = as_seed_noise(entry)
+    return {
+        "scale": entry.scale,
+        "metric": entry.metric,
+        "sd": entry.sd.value,
+        "ci95": [entry.sd.lo, entry.sd.hi],
+        "unit": entry.sd.unit,
+        "df": entry.df,
+        "num_runs": entry.num_runs,
+        "homogeneity_p": entry.homogeneity_p,
+        "part_way": [
+            {
+                "fraction": part.fraction,
+                "sd": part.sd,
+                "correlation": part.correlation,
+                "correlation_ci95": [part.lo, part.hi],
+                "gap_to_cut": seed_noise.gap_to_cut(learned, part.fraction, chance=chance),
+            }
+            for part in learned.part_way
+        ],
+    }
+
+
+def render_noise(answer: dict[str, Any]) -> str:
+    """One sentence and a table for the terminal."""
+    lines = [answer["sentence"], ""]
+    for entry in answer["entries"]:
+        lo, hi = (f"{end:.2g}" for end in entry["ci95"])
+        p = entry["homogeneity_p"]
+        unequal = " (the spreads differ: do not pool)" if p is not None and p < 0.01 else ""
+        lines.append(
+            f"{entry['scale']}, {entry['metric']}: sd {entry['sd']:.3g} ({lo} to {hi}), {entry['num_runs']} runs, "
+            f"{entry['df']:g} df{unequal}"
+        )
+        if entry["scale"] == ALL_SCALES or len(answer["entries"]) == 1:
+            lines.append(
+                f"  {'schedule done':>13}  {'sd':>8}  {'r with the end':>14}  {'cut from a gap of':>17}"
+            )
+            lines += [
+                f"  {part['fraction']:>13.0%}  {part['sd']:>8.2g}  {part['correlation']:>14.2f}  "
+                f"{part['gap_to_cut']:>17.2g}"
+                for part in entry["part_way"]
+            ]
+    left_out = answer["exclusions"]
+    if left_out:
+        reasons = sorted({one["reason"] for one in left_out})
+        lines += ["", f"{len(left_out)} left out: {'; '.join(reasons)}"]
+    return "\n".join([*lines, *answer["notes"]])

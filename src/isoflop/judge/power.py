@@ -151,7 +151,7 @@ def _sentence(design: Design, answer: dict[str, Any]) -> str:
         else:
             parts.append(
                 f"To see an effect of {design.effect:g} with {design.wanted_power:.0%} power, run {answer['seeds']} "
-                f"seeds per arm (noise {design.sd:g}, {answer['noise']})"
+                f"seeds per arm (noise {design.sd:.3g}, {answer['noise']})"
             )
     if design.seeds is not None:
         if answer["detectable"] is None:
