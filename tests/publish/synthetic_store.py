@@ -364,7 +364,34 @@ def tables(cells: list[Cell], rng: np.random.Generator) -> tuple[Table, ...]:
             rows=tuple(law_rows()),
             columns=columns("series", "x", "y", "lo", "hi", "role"),
         ),
+        Table(
+            name="multiples",
+            title="Three planted tasks",
+            rows=tuple(panel_rows()),
+            columns=columns("panel", "series", "x", "y", "lo", "hi", "role"),
+        ),
     )
+
+
+PANELS = ("a task that jumps", "a task that rises", "a_task_of_chance")
+
+
+def panel_rows() -> list[tuple]:
+    """A logistic, a line in log x and a constant, each with its rival, its band and five points."""
+    rows: list[tuple] = []
+    for number, panel in enumerate(PANELS):
+        for x in np.geomspace(1e6, 1e9, 20):
+            depth = float(np.log10(x / 1e6) / 3)
+            curves = (1 / (1 + np.exp(-20 * (depth - 0.5))), 0.2 + 0.6 * depth, 0.25)
+            y = float(curves[number])
+            rows.append((panel, "90 % of new measurements", float(x), None, y - 0.1, y + 0.1, "band"))
+            rows.append((panel, ("logistic", "log", "constant")[number], float(x), y, None, None, "line"))
+            rows.append((panel, "linear", float(x), float(x) / 1e9, None, None, "thin"))
+        rows += [
+            (panel, "scores", 10.0**p, 0.1 * number + 0.05 * p, None, None, "points") for p in range(6, 10)
+        ]
+        rows += [(panel, "chance", x, 0.25, None, None, "reference") for x in (1e6, 1e9)]
+    return rows
 
 
 def law_rows() -> list[tuple]:
@@ -448,6 +475,15 @@ def figures() -> tuple[Figure, ...]:
             alt="Two bowls, the lower one at the higher budget.",
             tables=("law",),
             options={"log_x": True, "x_title": "N", "y_title": "Loss, nats per token"},
+        ),
+        Figure(
+            name="multiples",
+            kind="panels",
+            title="Three tasks on two axes",
+            caption="Each task on a linear and on a logarithmic axis.",
+            alt="One task jumps, one rises in a straight line of log size, one stays.",
+            tables=("multiples",),
+            options={"x_axes": "linear log", "per_row": 4, "x_title": "size", "y_title": "score"},
         ),
     )
 

@@ -75,7 +75,8 @@ def bowls(data: StudyData) -> tuple[Sheet, tuple[str, ...]]:
 
 
 @pytest.mark.parametrize(
-    "name", ["isoflop_bowls", "basin_widths", "optimum_path", "learning_curves", "factors", "law"]
+    "name",
+    ["isoflop_bowls", "basin_widths", "optimum_path", "learning_curves", "factors", "law", "multiples"],
 )
 def test_every_kind_gives_drawings_whose_colours_all_follow_the_page(
     all_drawn: dict[str, Drawn], name: str
@@ -387,3 +388,43 @@ def test_each_role_has_a_colour_of_its_own() -> None:
     assert len({ink.light for ink in ROLES}) == len(ROLES)
     assert len(series(12)) == 12
     assert series(1) == SERIES[:1]
+
+
+# ---------------------------------------------------------------------------------- small multiples
+
+
+@pytest.mark.parametrize("narrow", [False, True])
+def test_each_panel_is_drawn_once_on_each_axis_with_its_own_rows(data: StudyData, narrow: bool) -> None:
+    sheet, _ = drawn_sheet(figure_of(data, "multiples"), data, narrow=narrow)
+    rows = data.rows(figure_of(data, "multiples"), "multiples", "panel")
+    axes = sheet.drawing.axes
+    panels = list(dict.fromkeys(row["panel"] for row in rows))
+    assert [ax.get_xscale() for ax in axes] == ["linear", "log"] * len(panels)
+    for number, panel in enumerate(panels):
+        expected = sorted((r["x"], r["y"]) for r in rows if r["panel"] == panel and r["role"] == "points")
+        for ax in axes[2 * number : 2 * number + 2]:
+            (points,) = (line for line in ax.lines if line.get_marker() == "o")
+            assert sorted(map(tuple, points.get_xydata().tolist())) == expected
+    assert axes[0].get_title(loc="left").startswith(str(panels[0])[:10])
+    assert "log axis" in axes[1].get_title(loc="left")
+
+
+def test_a_family_has_one_colour_in_all_panels(data: StudyData) -> None:
+    sheet, _ = drawn_sheet(figure_of(data, "multiples"), data)
+    thin = [line.get_color() for ax in sheet.drawing.axes for line in ax.lines if line.get_linewidth() == 0.9]
+    assert len(thin) == 6
+    assert len(set(thin)) == 1
+    (key,) = sheet.drawing.legends
+    names = [text.get_text() for text in key.get_texts()]
+    assert names == ["logistic", "linear", "log", "constant", "measured", "90 % of new measurements"]
+
+
+def test_panels_refuse_unknown_axes_and_roles(data: StudyData) -> None:
+    figure = figure_of(data, "multiples")
+    with pytest.raises(PublishError, match="x_axes is 'square'"):
+        drawn_sheet(msgspec.structs.replace(figure, options={"x_axes": "square"}), data)
+    with pytest.raises(PublishError, match=r"unknown role\(s\) dots"):
+        drawn_sheet(figure, edited(data, "multiples", {"role": "dots"}, row=0))
+    empty = msgspec.structs.replace(data.tables["multiples"], rows=())
+    with pytest.raises(PublishError, match="has no rows"):
+        drawn_sheet(figure, with_table(data, empty))

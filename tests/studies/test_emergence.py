@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from isoflop import records
+from isoflop.judge import jumps
 from isoflop.laws import curves
 from isoflop.records import Evidence
 from isoflop.studies import claims, emergence
@@ -67,7 +68,7 @@ def test_exact_match_bends_a_line_that_the_per_token_rate_straightens(tmp_path: 
     assert {e.reason for e in left_out} == {"its training FLOPs are not known", "no score"}
     raw = emergence.judge_observed("word", points, 1.0)
     smooth = emergence.judge_observed("word", points, 6.0)
-    assert emergence._steepness(raw) > 2 * emergence._steepness(smooth)
+    assert raw.steepest > 2 * smooth.steepest
     assert smooth.answer["families"][0]["name"] in ("log", "power_offset")
     assert smooth.state("sudden") == "no"
 
@@ -93,7 +94,7 @@ def test_public_tables(shared_data: Path) -> None:
     assert {len(task.sizes) for task in tasks} == {12}
     cited = [emergence.judge_task(task) for task in tasks if task.cited]
     assert len(cited) == 9
-    found = emergence.counts(cited)
+    found = jumps.counts(cited)
     assert found["yes"] == 0
     for item in cited:
         assert sum(row["weight"] for row in item.answer["families"]) == pytest.approx(1.0)

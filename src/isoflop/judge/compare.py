@@ -21,8 +21,10 @@ from isoflop.fit import power as power_of
 from isoflop.judge.scores import Item, ScoreError, ScoreFile, TaskScores, is_accuracy, read_scores
 from isoflop.records import Column, Estimate, Exclusion, Figure, Outcome, Scalar, Statement, Table, Verdict
 
-PREFERRED = ("acc", "accuracy", "exact_match", "em", "acc_norm")
+PREFERRED = ("heldout nats/token", "acc", "accuracy", "exact_match", "em", "acc_norm")
 """Metric that is compared when both files hold several and none is named, in this order."""
+EQUAL_COMPUTE = 0.02
+"""Training FLOPs that differ by less count as equal: whole steps cannot meet a budget exactly."""
 CHANGING_SHARE = 0.1
 """Share of items assumed to change where only scores are known, to say what paired items would show."""
 
@@ -216,7 +218,8 @@ def _same_metric(
         if best is None:
             raise ScoreError(f"{where}both files hold {_listing(shared)}; name the metric to compare")
         others = _listing([metric for metric in shared if metric != best])
-        log.notes.append(f"{where}compared by {best}; there are also {others}")
+        if others != "heldout bits/byte":  # the same loss in another unit
+            log.notes.append(f"{where}compared by {best}; there are also {others}")
         return metrics_a[best], metrics_b[best]
     return metrics_a[shared[0]], metrics_b[shared[0]]
 
@@ -260,6 +263,10 @@ def _check_same_test(a: TaskScores, b: TaskScores, task: str, options: Options, 
         if not options.ignore_versions:
             raise ScoreError(f"{text}; such scores are not comparable: score both the same way")
         log.notes.append(f"{text}; compared because you asked for it")
+    if a.train_flops and b.train_flops and abs(math.log(b.train_flops / a.train_flops)) > EQUAL_COMPUTE:
+        log.notes.append(
+            f"{task}: not at equal compute, a run of B took {b.train_flops / a.train_flops:.3g} times the FLOPs of A"
+        )
     if a.fingerprint and b.fingerprint and a.fingerprint != b.fingerprint:
         log.notes.append(f"{task}: documents or prompts differ between the files (task hashes)")
 
@@ -387,6 +394,11 @@ def _compare_seeds(a: TaskScores, b: TaskScores, task: str, options: Options, lo
                 f"{task}: seeds {_listing(unmatched)} are in one file only, so they cannot be paired"
             )
         seeds_b = {key: seeds_b[key] for key in seeds_a}
+    elif a.train_flops and len(seeds_a) > 1 and set(seeds_a) == set(seeds_b):
+        log.notes.append(
+            "both arms ran the same seeds; --paired-seeds pairs them, which sees more where equal seeds share "
+            "initialisation and data order"
+        )
     values_a, values_b = list(seeds_a.values()), list(seeds_b.values())
     try:
         if options.paired_seeds:

@@ -190,7 +190,7 @@ def judge_exact_match(evidence: Evidence, limits: tuple[str, ...] = ()) -> Verdi
                 _panels(curves, tasks), "gallery", "Scores, and the curves that fit them", points=True
             ),
         ),
-        figures=(_gallery(),),
+        figures=(_gallery(curves, tasks),),
         exclusions=left_out,
         plan_fingerprint=plan.fingerprint(),
         summary=_summary(curves, tasks),
@@ -370,7 +370,7 @@ def _panels(curves: Curves, tasks: Sequence[str]) -> list[tuple[str, Judged]]:
     ]
 
 
-def _gallery() -> Figure:
+def _gallery(curves: Curves, tasks: Sequence[str]) -> Figure:
     return Figure(
         name="gallery",
         kind="panels",
@@ -378,8 +378,7 @@ def _gallery() -> Figure:
         caption="Left to right: exact match of six tokens and probability per token, each on a linear and on a "
         "logarithmic axis of training FLOPs. Points: runs. Thick: the best family; thin: others that remain. Shaded: "
         "where 90 % of new runs fall.",
-        alt="Exact match stays near zero and then rises steeply; the probability per token of the same answers begins "
-        "to rise at smaller sizes.",
+        alt=_effect(curves, tasks),
         tables=("gallery",),
         options={"x_axes": "linear log", "per_row": 4, "x_title": "training FLOPs", "y_title": "score", "y_lo": 0.0,
                  "y_hi": 1.0},

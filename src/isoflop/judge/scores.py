@@ -475,14 +475,16 @@ def _num_from_error(score: float, error: float) -> int:
 
 
 def _attach_samples(tasks: list[TaskScores], place: Path, family: str | None) -> tuple[list[TaskScores], int]:
-    """Add the items of ``samples_<task>_<date>.jsonl`` that lie beside ``results_<date>.json``."""
-    match = re.fullmatch(r"results_(.+)\.json", place.name)
-    if not match:
-        return tasks, 0
+    """Add the items of ``samples_<task>_<date>.jsonl`` that lie beside ``results_<date>.json``.
+
+    A results file of another name has its own name, or the date that ends it, in place of the date.
+    """
+    match = re.fullmatch(r"results_(.+)|.+_(\d{4}-\d{2}-\d{2}T.+)", place.stem)
+    label = place.stem if match is None else match.group(1) or match.group(2)
     logs: dict[tuple[str, str], TaskScores] = {}
     found = 0
     for name in sorted({task.task for task in tasks}):
-        path = place.with_name(f"samples_{name}_{match.group(1)}.jsonl")
+        path = place.with_name(f"samples_{name}_{label}.jsonl")
         if path.exists():
             found += 1
             logs.update({(log.task, log.metric): log for log in read_scores(path, family=family).tasks})

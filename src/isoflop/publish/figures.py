@@ -23,6 +23,7 @@ from isoflop.publish.kinds import (
     isoflop_bowls,
     learning_curves,
     optimum_path,
+    panels,
 )
 from isoflop.publish.sheet import Sheet
 from isoflop.records import Figure
@@ -47,6 +48,7 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
         "learning_curves": Kind(draw=learning_curves.draw, options=learning_curves.OPTIONS),
         "intervals": Kind(draw=intervals.draw, options=intervals.OPTIONS),
         "curves": Kind(draw=curves.draw, options=curves.OPTIONS),
+        "panels": Kind(draw=panels.draw, options=panels.OPTIONS),
     }
 )
 

@@ -52,6 +52,28 @@ class Sheet:
         grid = self._drawing.subplots(rows, columns, squeeze=False, sharey=share_y)
         return list(grid.flat)
 
+    def grid(self, panels: int, per_row: int, *, row_height: float, extra: float) -> list[Axes]:
+        """Small panels in rows, filled from the left; the last row may be short.
+
+        Args:
+            panels: how many, >= 1.
+            per_row: panels in a full row, >= 1.
+            row_height: of each row, in inches.
+            extra: inches for what stands above and below all rows.
+        """
+        from matplotlib.figure import Figure as Drawing
+
+        rows = -(-panels // per_row)
+        width = NARROW_INCHES if self.narrow else WIDE_INCHES
+        self._drawing = Drawing(figsize=(width, extra + row_height * rows), layout="constrained")
+        engine = self._drawing.get_layout_engine()
+        assert engine is not None
+        engine.set(w_pad=0.03, h_pad=0.03, wspace=0.02, hspace=0.02)  # type: ignore[call-arg]
+        axes = list(self._drawing.subplots(rows, per_row, squeeze=False).flat)
+        for ax in axes[panels:]:
+            ax.remove()
+        return axes[:panels]
+
     def settle(self) -> None:
         """Lay the panels out now, so that distances on paper can be measured."""
         self.drawing.draw_without_rendering()

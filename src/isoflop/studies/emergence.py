@@ -8,20 +8,23 @@ judged twice: as exact match, and as the per-token rate whose power exact match 
 Prediction: for most tasks cited as emergent the sizes cannot show a jump, and jumps of exact match are
 gradual per token.
 Command: ``isoflop run emergence``, with folders ``bigbench-scores`` and ``obs-scaling`` under
-ISOFLOP_SHARED_DATA. Cost: nothing is trained; about a minute.
+ISOFLOP_SHARED_DATA. Cost: nothing is trained; about two minutes.
+
+The scores are not ours to copy: what is stored holds the fitted curves, weights and answers alone. With
+ISOFLOP_SHOW_POINTS=1 the points are drawn too, for a report that stays at home.
 """
 
 from __future__ import annotations
 
 import csv
-import itertools
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from isoflop.judge.curves import SUDDEN, curve_answer, per_token_score
-from isoflop.judge.curves_view import CURVE_COLUMNS, curve_figures, curve_table
+from isoflop.judge.jumps import Judged, applicable, counts, panels_table
 from isoflop.records import (
     Column,
     Estimate,
@@ -42,12 +45,9 @@ SOURCES = (
     "BIG-bench scores by size as collected in PeterPonyu/calibration-traps at commit f055de2; base models: "
     "ryoungj/ObsScaling at commit 4d6e1e4 (Ruan, Maddison and Hashimoto 2024, arXiv 2405.10938)"
 )
-FAMILIES = (
-    "constant", "linear", "log", "quadratic", "cubic", "power", "power_offset", "exponential", "logit", "logistic",
-    "broken_power",
-)  # fmt: skip
-"""The families that the claim names: constant, linear, log, polynomials, power, exponential, logistic, broken."""
 NUM_REPLICATES = 20
+SHOW_POINTS = "ISOFLOP_SHOW_POINTS"
+"""Environment variable: 1 draws the published scores themselves into a report that is not to be passed on."""
 
 OBSERVED_TASKS = {
     "word_unscrambling_2_exact_match": ("word unscrambling", 6.0),
@@ -68,23 +68,6 @@ class Task:
     chance: float
     cited: bool
     """Cited as emergent, in the label of the source."""
-
-
-@dataclass(frozen=True)
-class Judged:
-    """A task or a transform of it, with the engine's answer."""
-
-    name: str
-    metric: str
-    answer: dict[str, Any]
-    cited: bool = False
-
-    def state(self, question: str) -> str:
-        """ "yes", "no" or "cannot tell" to a question of the engine, by name."""
-        for row in self.answer["decided"]:
-            if row["name"] == question:
-                return "yes" if row["yes"] else "no"
-        return "cannot tell"
 
 
 def read_bigbench(folder: Path) -> list[Task]:
@@ -142,7 +125,7 @@ def judge_task(task: Task) -> Judged:
     """Which curve, and what the sizes can tell, with the binomial error of the task's items."""
     answer = curve_answer(
         task.sizes, task.scores, kind="accuracy", metric=task.name, num_items=task.num_items,
-        families=_applicable(task.scores), num_replicates=NUM_REPLICATES,
+        families=applicable(task.scores), num_replicates=NUM_REPLICATES,
     )  # fmt: skip
     return Judged(task.name, "multiple choice", answer, task.cited)
 
@@ -153,15 +136,9 @@ def judge_observed(name: str, points: Sequence[tuple[float, float]], num_tokens:
     y = per_token_score([score for _, score in points], num_tokens)
     metric = "exact match" if num_tokens == 1 else f"per token, {num_tokens:.0f} tokens"
     answer = curve_answer(
-        x, y, kind="accuracy", metric=metric, families=_applicable(y), num_replicates=NUM_REPLICATES
+        x, y, kind="accuracy", metric=metric, families=applicable(y), num_replicates=NUM_REPLICATES
     )
     return Judged(name, metric, answer)
-
-
-def _applicable(scores: Sequence[float] | Any) -> tuple[str, ...]:
-    """The logistic from 0 to 1 cannot pass through a score of exactly 0 or 1."""
-    inside = min(scores) > 0 and max(scores) < 1
-    return tuple(name for name in FAMILIES if inside or name != "logit")
 
 
 # -------------------------------------------------------------------------------------- verdict
@@ -183,7 +160,6 @@ def judge(evidence: Evidence) -> Verdict:
     if not tasks and not pairs:
         return _without_data()
     statements = (*_task_statements(tasks), *_pair_statements(pairs))
-    shown = [pair for both in pairs for pair in both]
     return Verdict(
         study="emergence",
         claims=("P22.1",),
@@ -206,13 +182,15 @@ def judge(evidence: Evidence) -> Verdict:
             "Base models differ in data and recipe; their scatter is treated as noise about one curve.",
         ),
         tables=(
-            *((_task_table(tasks), _gallery_table(tasks)) if tasks else ()),
-            *((_pair_table(pairs),) if pairs else ()),
-            *(curve_table(item.answer, _slug(item)) for item in shown),
+            *((_task_table(tasks),) if tasks else ()),
+            *((_cited_panels(tasks),) if any(item.cited for item in tasks) else ()),
+            *((_other_panels(tasks),) if any(not item.cited for item in tasks) else ()),
+            *((_pair_table(pairs), _pair_panels(pairs)) if pairs else ()),
         ),
         figures=(
-            *((_gallery_figure(),) if tasks else ()),
-            *(curve_figures(item.answer, _slug(item))[-1] for item in shown),
+            *((_cited_figure(tasks),) if any(item.cited for item in tasks) else ()),
+            *((_pair_figure(pairs),) if pairs else ()),
+            *((_other_figure(tasks),) if any(not item.cited for item in tasks) else ()),
         ),
         exclusions=tuple(left_out),
         summary=_summary(tasks, pairs),
@@ -228,13 +206,6 @@ def _without_data() -> Verdict:
         sentence="No published scores are on this machine, so nothing was judged.",
         settle=f"put them into folders {BIGBENCH!r} and {OBSERVED!r} under ISOFLOP_SHARED_DATA ({SOURCES})",
     )
-
-
-def counts(tasks: Sequence[Judged], question: str = "sudden") -> dict[str, int]:
-    """How many tasks say yes, no, cannot tell."""
-    return {
-        state: sum(item.state(question) == state for item in tasks) for state in ("yes", "no", "cannot tell")
-    }
 
 
 def _sentence(tasks: Sequence[Judged], pairs: Sequence[tuple[Judged, Judged]]) -> str:
@@ -292,7 +263,7 @@ def _pair_statements(pairs: Sequence[tuple[Judged, Judged]]) -> tuple[Statement,
         outcome: Outcome = (
             "supported" if a == b == "yes" else ("contradicted" if "no" in (a, b) else "cannot tell")
         )
-        steep = [_steepness(item) for item in (raw, smooth)]
+        steep = [item.steepest for item in (raw, smooth)]
         found.append(
             Statement(
                 text=f"{raw.name}: the rise with compute is a jump, and stays one per token",
@@ -305,18 +276,6 @@ def _pair_statements(pairs: Sequence[tuple[Judged, Judged]]) -> tuple[Statement,
             )
         )
     return tuple(found)
-
-
-def _steepness(item: Judged) -> float:
-    """Share of the best curve's whole change within the steepest tenth of its grid."""
-    drawing = item.answer["drawing"]
-    best = drawing["families"][item.answer["families"][0]["name"]]
-    last = drawing["points"]["x"][-1]
-    inside = [y for x, y in zip(drawing["x"], best, strict=True) if x <= last * (1 + 1e-9)]
-    width = max(round(len(inside) / 10), 1)
-    whole = sum(abs(b - a) for a, b in itertools.pairwise(inside))
-    steepest = max(abs(inside[i + width] - inside[i]) for i in range(len(inside) - width))
-    return steepest / whole if whole > 0 else 0.0
 
 
 def _summary(tasks: Sequence[Judged], pairs: Sequence[tuple[Judged, Judged]]) -> dict[str, Any]:
@@ -339,23 +298,6 @@ def _summary(tasks: Sequence[Judged], pairs: Sequence[tuple[Judged, Judged]]) ->
 # ------------------------------------------------------------------------------ tables and figures
 
 
-def _slug(item: Judged) -> str:
-    return "".join(ch if ch.isalnum() else "_" for ch in f"{item.name}_{item.metric}")
-
-
-def _rivals(item: Judged) -> str:
-    return ", ".join(
-        f"{row['name']} {row['weight']:.2f}" for row in item.answer["families"][1:] if row["weight"] > 0.05
-    )
-
-
-def _more(item: Judged, question: str) -> str:
-    for row in item.answer["points_needed"]:
-        if row["name"] == question and row["num"] is not None:
-            return f"{row['num']} at {', '.join(f'{x:.2g}' for x in row['x'])}"
-    return ""
-
-
 def _task_table(tasks: Sequence[Judged]) -> Table:
     rows: list[tuple[Scalar, ...]] = []
     for item in sorted(tasks, key=lambda item: (not item.cited, item.name)):
@@ -367,9 +309,9 @@ def _task_table(tasks: Sequence[Judged]) -> Table:
                 "yes" if item.cited else "no",
                 best["name"],
                 best["weight"],
-                _rivals(item),
+                item.rivals,
                 *states,
-                _more(item, "changes"),
+                item.further_points("changes"),
             )
         )
     return Table(
@@ -392,27 +334,82 @@ def _task_table(tasks: Sequence[Judged]) -> Table:
     )
 
 
-def _gallery_table(tasks: Sequence[Judged]) -> Table:
-    """Points of the tasks cited as emergent, for small multiples."""
-    rows: list[tuple[Scalar, ...]] = []
-    for item in tasks:
-        if not item.cited:
-            continue
-        points = item.answer["drawing"]["points"]
-        rows += [(item.name, x, y, None, None, "line") for x, y in zip(points["x"], points["y"], strict=True)]
-    return Table(name="gallery", title="Tasks cited as emergent", columns=CURVE_COLUMNS, rows=tuple(rows))
+def show_points() -> bool:
+    """Whether the published scores themselves are to be drawn."""
+    return os.environ.get(SHOW_POINTS) == "1"
 
 
-def _gallery_figure() -> Figure:
-    return Figure(
-        name="gallery",
-        kind="curves",
-        title="Scores by size of the tasks cited as emergent",
-        caption="Multiple-choice grade against non-embedding parameters.",
-        alt="Most lines wander by about the error of their items; few rise.",
-        tables=("gallery",),
-        options={"log_x": True, "x_title": "parameters", "y_title": "score"},
+def _without_points() -> str:
+    """Why small multiples hold no points, or ""."""
+    return (
+        ""
+        if show_points()
+        else f"The points stay in the published table, which is not ours to copy; {SHOW_POINTS}=1 draws them."
     )
+
+
+def _cited_panels(tasks: Sequence[Judged]) -> Table:
+    found = [(item.name, item) for item in tasks if item.cited]
+    return panels_table(found, "cited", "Tasks cited as emergent: curves that fit", points=show_points())
+
+
+def _other_panels(tasks: Sequence[Judged]) -> Table:
+    found = [(item.name, item) for item in sorted(tasks, key=lambda item: item.name) if not item.cited]
+    return panels_table(found, "others", "The other tasks: curves that fit", points=show_points())
+
+
+def _pair_panels(pairs: Sequence[tuple[Judged, Judged]]) -> Table:
+    found = [(f"{item.name}: {item.metric.split(',')[0]}", item) for both in pairs for item in both]
+    return panels_table(found, "metrics", "Exact match and per token: curves that fit", points=show_points())
+
+
+PANELS = (
+    "Thick: the family that fits best; thin: others that remain. Shaded: where 90 % of new measurements fall."
+)
+
+
+def _in_words(items: Sequence[Judged]) -> str:
+    c = counts(items)
+    return f"jump: {c['yes']}, no jump: {c['no']}, cannot be told: {c['cannot tell']}"
+
+
+def _cited_figure(tasks: Sequence[Judged]) -> Figure:
+    return Figure(
+        name="cited",
+        kind="panels",
+        title="The tasks cited as emergent, on a linear and on a logarithmic axis of size",
+        caption=f"Multiple-choice grade against non-embedding parameters, twelve sizes. {PANELS} {_without_points()}",
+        alt="Small panels, one task each, drawn twice: " + _in_words([item for item in tasks if item.cited]),
+        tables=("cited",),
+        options={"x_axes": "linear log", "per_row": 4, "x_title": "parameters", "y_title": "grade"},
+    )
+
+
+def _other_figure(tasks: Sequence[Judged]) -> Figure:
+    return Figure(
+        name="others",
+        kind="panels",
+        title="The other tasks, on a logarithmic axis of size",
+        caption=f"Multiple-choice grade against non-embedding parameters, twelve sizes. {PANELS} {_without_points()}",
+        alt="Small panels, one task each: " + _in_words([item for item in tasks if not item.cited]),
+        tables=("others",),
+        options={"x_axes": "log", "per_row": 5, "x_title": "parameters", "y_title": "grade"},
+    )
+
+
+def _pair_figure(pairs: Sequence[tuple[Judged, Judged]]) -> Figure:
+    return Figure(
+        name="metrics",
+        kind="panels",
+        title="The same models, the same answers: exact match beside its per-token rate",
+        caption="Left to right: exact match and per-token rate, each on a linear and on a logarithmic axis of training "
+        f"FLOPs. {PANELS} {_without_points()}",
+        alt=f"Small panels; exact match, {_in_words([both[0] for both in pairs])}; per token, "
+        + _in_words([both[1] for both in pairs]),
+        tables=("metrics",),
+        options={"x_axes": "linear log", "per_row": 4, "x_title": "training FLOPs", "y_title": "score", "y_lo": 0.0,
+                 "y_hi": 1.0},
+    )  # fmt: skip
 
 
 def _pair_table(pairs: Sequence[tuple[Judged, Judged]]) -> Table:
@@ -427,9 +424,9 @@ def _pair_table(pairs: Sequence[tuple[Judged, Judged]]) -> Table:
                     item.answer["n"],
                     best["name"],
                     best["weight"],
-                    _rivals(item),
+                    item.rivals,
                     item.state("sudden"),
-                    _steepness(item),
+                    item.steepest,
                 )
             )
     return Table(
@@ -455,7 +452,7 @@ STUDY = Study(
     claims=("P22.1",),
     question=QUESTION,
     prediction="For most tasks cited as emergent the sizes cannot show a jump; no exact-match jump stays one.",
-    cost="nothing is trained; about a minute",
+    cost="nothing is trained; about two minutes",
     judge=judge,
     data=(BIGBENCH, OBSERVED),
 )
