@@ -41,6 +41,7 @@ from isoflop.records import (
     RunRecord,
     RunSpec,
     ScheduleSpec,
+    SpikeRule,
     Verdict,
     decode,
     encode,
@@ -302,6 +303,8 @@ IDENTITY_CHANGES = {
     "precision": lambda s: "bf16",
     "branch": lambda s: Branch(parent="aa" * 32, step=50),
     "command": lambda s: ("python", "mine.py"),
+    "spikes": lambda s: SpikeRule(),
+    "start_weights": lambda s: "ab" * 32,
 }
 
 
@@ -636,3 +639,31 @@ def test_one_process_at_a_time(tmp_path):
     process.start()
     assert queue.get(timeout=30) == "held"
     process.join()
+
+
+def test_fields_that_came_later_count_only_when_they_are_used():
+    """A run planned before they existed keeps its fingerprint; using one of them is another run."""
+    plain = spec(branch=Branch(parent="aa" * 32, step=50))
+    identity = msgspec.to_builtins(plain)
+    for name in RunSpec.NOT_IDENTITY:
+        identity.pop(name)
+    for part, names in (("schedule", ("start_step",)), ("branch", ("weights_only",))):
+        for name in names:
+            identity[part].pop(name)
+    for name in ("at_steps", "sources"):
+        identity["evaluate"].pop(name)
+    for name in ("spikes", "start_weights"):
+        identity.pop(name)
+    for source in identity["data"]["sources"]:
+        source.pop("source")
+        source.pop("tokenizer")
+    identity["record"] = "RunSpec/1"
+    assert plain.fingerprint() == records.sha256_json(identity)
+    later = (
+        {"schedule": msgspec.structs.replace(plain.schedule, start_step=3)},
+        {"branch": msgspec.structs.replace(plain.branch, weights_only=True)},
+        {"evaluate": msgspec.structs.replace(plain.evaluate, at_steps=(5,))},
+        {"evaluate": msgspec.structs.replace(plain.evaluate, sources=plain.data.sources)},
+    )
+    prints = {msgspec.structs.replace(plain, **change).fingerprint() for change in later}
+    assert len(prints | {plain.fingerprint()}) == 5

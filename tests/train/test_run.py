@@ -48,7 +48,10 @@ def test_a_run_leaves_what_the_layout_says(make_spec: MakeSpec, corpus: Corpus, 
     rows = folder.read_metrics()
     assert [row["step"] for row in rows] == row_steps(spec)
     assert rows[-1]["flops"] == spec.train_flops.flops
-    assert set(rows[0]) == {"step", "tokens", "flops", "loss_nats", "lr", "grad_norm", "seconds"}
+    assert set(rows[0]) == {
+        *("step", "tokens", "flops", "loss_nats", "loss_bins", "lr", "grad_norm", "seconds"),
+        *("tokens_per_s", "mfu", "memory_bytes"),
+    }
     assert rows[-1]["loss_nats"] < rows[0]["loss_nats"] - 0.5  # words of six letters are learnt quickly
     measurement = folder.read_measurements()[0]
     assert measurement.run == spec.fingerprint()

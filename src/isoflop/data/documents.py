@@ -9,6 +9,7 @@ are undone on the way.
 
 from __future__ import annotations
 
+import ast
 import fnmatch
 import gzip
 import hashlib
@@ -18,10 +19,11 @@ import os
 import platform
 import sysconfig
 import tempfile
+import warnings
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, Any, Literal
 
@@ -30,6 +32,10 @@ from isoflop.records import Exclusion
 Side = Literal["train", "val"]
 
 STDLIB = "stdlib"
+STDLIB_PARTS = ("code", "prose")
+"""As in "stdlib:code": the modules without their docstrings, and in "stdlib:prose": the docstrings alone."""
+SHARED = "shared-data"
+"""The folder that the environment variable ISOFLOP_SHARED_DATA names."""
 # fmt: off
 STDLIB_LEFT_OUT = frozenset({
     "test", "tests", "encodings", "idlelib", "lib2to3", "distutils", "pydoc_data", "ensurepip",
@@ -129,6 +135,8 @@ class TextSource:
     named_split: bool
     """True when the names of the files decide the split."""
     skips: Skips = field(default_factory=Skips)
+    part: str | None = None
+    """One of STDLIB_PARTS when only that part of each Python file is read; None reads all of it."""
 
     def listing_sha256(self) -> str:
         """Hash of names, sizes and times of change: tells cheaply that nothing has been touched."""
@@ -157,7 +165,9 @@ def find_source(source: str | Path, text_field: str | None = None) -> TextSource
 
     Args:
         source: "stdlib", or the path of a folder or file; "PATH#FIELD" names the text field of its rows.
-            "stdlib/PATTERN" takes the top-level modules of the standard library that match ("stdlib/[a-d]*").
+            "stdlib/PATTERN" takes the top-level modules of the standard library that match ("stdlib/[a-d]*"),
+            "stdlib:code" the library without its docstrings, "stdlib:prose" the docstrings alone;
+            "shared-data/PATTERN" the files that match below the folder ISOFLOP_SHARED_DATA.
         text_field: the same, given apart.
 
     Raises:
@@ -166,6 +176,10 @@ def find_source(source: str | Path, text_field: str | None = None) -> TextSource
     path = Path(source)
     if str(source) == STDLIB or (str(source).startswith(f"{STDLIB}/") and not path.exists()):
         return _find_stdlib(str(source))
+    if str(source) in {f"{STDLIB}:{part}" for part in STDLIB_PARTS}:
+        return _find_stdlib_part(str(source))
+    if path.parts and path.parts[0] == SHARED and not path.exists():
+        return _find_shared(str(source))
     if not path.exists() and text_field is None and "#" in str(source):
         base, _, text_field = str(source).rpartition("#")
         path = Path(base)
@@ -198,6 +212,9 @@ def read_documents(source: TextSource, skips: Skips) -> Iterator[Document]:
         try:
             for where, key, data in _read_file(file, source.text_field, skips):
                 reason = _why_not(data)
+                if not reason and source.part:
+                    data = _part_of_module(data, source.part)
+                    reason = "" if data else f"no {source.part} in it"
                 if reason:
                     skips.add(where, reason)
                 else:
@@ -226,7 +243,11 @@ def cut_into_parts(source: TextSource, bytes_per_part: int) -> tuple[FilePart, .
     """Every file of a source, plain files of rows in pieces of about `bytes_per_part`.
 
     The pieces depend on the files alone, never on the number of workers.
+
+    Raises DataError for a source of which only a part is read: it is prepared whole (`corpus.prepare`).
     """
+    if source.part:
+        raise DataError(f"{source.given} is small: train on it as it is, without tokenizing it first")
     parts: list[FilePart] = []
     for file in source.files:
         ending, packing = _endings(file.relative)
@@ -303,6 +324,36 @@ def _find_stdlib(given: str) -> TextSource:
     )
 
 
+def _find_stdlib_part(given: str) -> TextSource:
+    """The code of the standard library, or the prose in it."""
+    whole = _find_stdlib(STDLIB)
+    part = given.removeprefix(f"{STDLIB}:")
+    words = "docstrings" if part == "prose" else "code without docstrings"
+    return replace(whole, given=given, part=part, description=f"{words} of the {whole.description}")
+
+
+def _find_shared(given: str) -> TextSource:
+    """Files below the folder of shared data that match a pattern, named without that folder's place."""
+    folder, pattern = os.environ.get("ISOFLOP_SHARED_DATA"), given.removeprefix(f"{SHARED}/")
+    if not folder or not Path(folder).is_dir():
+        raise DataError(
+            f"{given} is a part of optional data, which is not here: set ISOFLOP_SHARED_DATA to their folder"
+        )
+    skips = Skips()
+    files = _readable(Path(folder), [path for path in Path(folder).glob(pattern) if path.is_file()], skips)
+    if not files:
+        raise DataError(f"no text matches {pattern!r} in the folder ISOFLOP_SHARED_DATA")
+    named = _split_by_name(files)
+    return TextSource(
+        given=given,
+        files=tuple(named or files),
+        text_field=None,
+        description=f"{len(files)} file{'s' if len(files) > 1 else ''} of {given}",
+        named_split=named is not None,
+        skips=skips,
+    )
+
+
 def _walk(root: Path, left_out: frozenset[str], skips: Skips) -> Iterator[Path]:
     """Files below `root` in a fixed order; hidden ones and those of the folders named are not seen."""
 
@@ -375,6 +426,26 @@ def _split_by_name(files: list[SourceFile]) -> list[SourceFile] | None:
 
 
 # ------------------------------------------------------------------------------------ reading
+
+
+def _part_of_module(data: bytes, part: str) -> bytes:
+    """The docstrings of a Python module, or its lines without them; empty when it cannot be parsed."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the library's own odd escapes
+            tree = ast.parse(data)
+    except (SyntaxError, ValueError):
+        return b""
+    holders = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    found = [node for node in ast.walk(tree) if isinstance(node, holders)]
+    texts = {node.body[0].lineno: (node.body[0], text) for node in found if (text := ast.get_docstring(node))}
+    if part == "prose":
+        return "\n\n".join(texts[line][1] for line in sorted(texts)).encode()
+    lines = data.splitlines(keepends=True)
+    for node, _ in texts.values():
+        for number in range(node.lineno - 1, node.end_lineno or node.lineno):
+            lines[number] = b""
+    return b"".join(lines)
 
 
 def _read_file(file: SourceFile, text_field: str | None, skips: Skips) -> Iterator[tuple[str, str, bytes]]:

@@ -27,6 +27,8 @@ class CorpusRequest:
 
     source: str
     tokenizer: str
+    optional: bool = False
+    """True for a text that the study does without when it is not here."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +46,7 @@ class Study:
         plan: from a request to a plan; None when nothing has to be trained.
         default_budget: what is spent when the user names none; "" when nothing is trained.
         corpus: the text to prepare before planning; None for none.
+        more_text: further texts to prepare before planning, in the same tokenizer.
         calibration_nets: nets to time when the budget is in seconds.
         data: names in the data catalogue that the judge reads when they are there.
     """
@@ -58,6 +61,7 @@ class Study:
     plan: Callable[[PlanRequest], Plan] | None = None
     default_budget: str = ""
     corpus: CorpusRequest | None = None
+    more_text: tuple[CorpusRequest, ...] = ()
     calibration_nets: tuple[NetSpec, ...] = ()
     data: tuple[str, ...] = ()
 

@@ -54,8 +54,13 @@ class AttemptLog:
         ended: Literal["finished", "diverged", "failed", "killed", "cut"],
         last_step: int,
         seconds: float,
+        *,
+        redone_steps: int = 0,
     ) -> None:
-        """Write the row of the attempt that was begun; `seconds` counts as in `begin`."""
+        """Write the row of the attempt that was begun; `seconds` counts as in `begin`.
+
+        `redone_steps` were undone after a spike: they are spent and wasted on top of those up to `last_step`.
+        """
         note = json.loads(self._note.read_text())
         steps = max(0, last_step - note["first_step"])
         attempt = Attempt(
@@ -63,7 +68,8 @@ class AttemptLog:
             first_step=note["first_step"],
             last_step=max(last_step, note["first_step"]),
             seconds=max(0.0, seconds - note["seconds"]),
-            flops=steps * self.flops_per_step,
+            flops=(steps + redone_steps) * self.flops_per_step,
+            flops_wasted=redone_steps * self.flops_per_step,
             ended=ended,
         )
         self._write((*self.attempts, attempt))

@@ -10,12 +10,20 @@ import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import msgspec
 import torch
 from torch import nn
 
-from isoflop.data import Corpus, TrainingWindows, ValidationWindows, validation_windows
+from isoflop.data import (
+    Corpus,
+    DataError,
+    TrainingWindows,
+    ValidationWindows,
+    open_corpus,
+    validation_windows,
+)
 from isoflop.model.build import build_net
-from isoflop.records import Measurement, RunSpec
+from isoflop.records import DataSource, Measurement, RunSpec
 from isoflop.refs import resolve
 from isoflop.train import schedule
 from isoflop.train.optim import AdamW
@@ -39,6 +47,7 @@ class Job:
         autocast: makes the precision context of a step, or None for fp32.
         score: called as score(net, windows, spec, step); None for a run that is not scored.
         held_out: what it is scored on; None for a run that is not scored.
+        also_held_out: the further texts of `EvalSpec.sources`, each scored likewise.
     """
 
     spec: RunSpec
@@ -51,6 +60,24 @@ class Job:
     autocast: Callable[[], contextlib.AbstractContextManager[object]] | None
     score: Score | None
     held_out: ValidationWindows | None
+    also_held_out: tuple[ValidationWindows, ...] = ()
+
+    def scores(self, step: int) -> tuple[Measurement, ...]:
+        """Score the net as it is: one measurement per text of `EvalSpec.sources`, in that order."""
+        assert self.score is not None, "a run without an EvalSpec is not scored"
+        assert self.held_out is not None, "a run that is scored has held-out text"
+        assert self.spec.evaluate is not None, "as above"
+        name_of = self.spec.evaluate.name_of
+        first = self.score(self.net, self.held_out, self.spec, step)
+        others = (self.score(self.net, windows, self.spec, step) for windows in self.also_held_out)
+        return first, *(
+            msgspec.structs.replace(other, name=name_of(index)) for index, other in enumerate(others, start=1)
+        )
+
+    def updates_behind(self, step: int) -> int:
+        """Updates that the optimizer has seen at a step: fewer than the step for a branch with an empty one."""
+        branch = self.spec.branch
+        return step - branch.step if branch is not None and branch.weights_only else step
 
     def seed_step(self, step: int) -> torch.Generator:
         """The generator of one step: a function of (seed, step), so that a resumed run needs no state of it."""
@@ -83,6 +110,7 @@ def build_job(spec: RunSpec, corpora: Sequence[Corpus], device: str = "cpu") -> 
                 f"{spec.name}: the tokenizer of {corpus.record.source!r} has {corpus.record.vocab_size} tokens, "
                 f"the net a vocabulary of {spec.net.vocab_size}; give the net at least as many"
             )
+    held_out = held_out_windows(spec, corpora)
     place = torch.device(device)
     net = build_net(spec.net, torch.Generator().manual_seed(spec.seed)).to(place)
     evaluate = spec.evaluate
@@ -96,7 +124,39 @@ def build_job(spec: RunSpec, corpora: Sequence[Corpus], device: str = "cpu") -> 
         generator=torch.Generator(place),
         autocast=(lambda: torch.autocast(place.type, torch.bfloat16)) if spec.precision == "bf16" else None,
         score=None if evaluate is None else resolve(evaluate.function),
-        held_out=None
-        if evaluate is None
-        else validation_windows(corpora[0], spec.data.context, evaluate.num_windows),
+        held_out=held_out[0] if held_out else None,
+        also_held_out=held_out[1:],
     )
+
+
+def held_out_windows(spec: RunSpec, corpora: Sequence[Corpus]) -> tuple[ValidationWindows, ...]:
+    """The windows of each text that a run is scored on; none for a run that is not scored.
+
+    Args:
+        spec: the run.
+        corpora: its training corpora; other texts of `EvalSpec.sources` are opened here.
+
+    Raises DataError for a text that cannot be had, is too short, or is tokenized in another way.
+    """
+    if spec.evaluate is None:
+        return ()
+    scored = [corpora[0]] if not spec.evaluate.sources else [_open(s, corpora) for s in spec.evaluate.sources]
+    own = corpora[0].record
+    for corpus in scored:
+        if corpus.record.tokenizer_sha256 != own.tokenizer_sha256:
+            raise DataError(
+                f"{spec.name} is scored on {corpus.record.source!r} in {corpus.record.tokenizer}, and trained in "
+                f"{own.tokenizer}: prepare both with one tokenizer"
+            )
+    return tuple(
+        validation_windows(corpus, spec.data.context, spec.evaluate.num_windows) for corpus in scored
+    )
+
+
+def _open(source: DataSource, corpora: Sequence[Corpus]) -> Corpus:
+    """The corpus of a source: one of those at hand, or opened."""
+    for corpus in corpora:
+        record = corpus.record
+        if (record.corpus_sha256, record.tokenizer_sha256) == (source.corpus_sha256, source.tokenizer_sha256):
+            return corpus
+    return open_corpus(source)

@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from isoflop.data import Corpus, TrainingWindows, validation_windows
+from isoflop.data import Corpus, TrainingWindows
 from isoflop.dist import checkpoint, sharded_checkpoint, states
 from isoflop.dist.mesh import World, check_fit
 from isoflop.dist.optim import ShardedAdamW
@@ -32,7 +32,7 @@ from isoflop.refs import resolve
 from isoflop.store import JsonlWriter, RunFolder
 from isoflop.train import schedule
 from isoflop.train.attempts import AttemptLog
-from isoflop.train.build import Job
+from isoflop.train.build import Job, held_out_windows
 from isoflop.train.ending import write_end
 from isoflop.train.loop import LoopEnd, Position, Progress, _Recorder, _score_steps, row_steps
 from isoflop.train.optim import AdamW
@@ -164,6 +164,10 @@ def _check(spec: RunSpec, world: World, placement: Placement) -> int:
             f"{spec.name}: sequences of {spec.data.context} tokens are longer than the net's context "
             f"({spec.net.context})"
         )
+    if spec.spikes is not None:
+        raise ValueError(
+            f"{spec.name}: a SpikeRule takes the whole state back, which a mesh does not offer; leave it out"
+        )
     plan = sharding_plan(spec.net)
     check_fit(world.mesh, spec.net, plan.divisible, context=spec.data.context, batch_seqs=spec.batch_seqs)
     own = spec.batch_seqs // world.mesh.data
@@ -195,6 +199,7 @@ def _build(
             )
     weights = None if start_from is None else open_weights(start_from)
     windows, evaluate = TrainingWindows(spec.data, corpora), spec.evaluate
+    held_out = held_out_windows(spec, corpora)
     objective = resolve(spec.objective)
     score = None if evaluate is None else resolve(evaluate.function)
     with torch.device("meta"):
@@ -222,9 +227,8 @@ def _build(
         generator=torch.Generator(world.device),
         autocast=net.autocast,
         score=score,
-        held_out=None
-        if evaluate is None
-        else validation_windows(corpora[0], spec.data.context, evaluate.num_windows),
+        held_out=held_out[0] if held_out else None,
+        also_held_out=held_out[1:],
     )
     return job, net
 
@@ -242,18 +246,19 @@ def _take_up(job: Job, folder: RunFolder, parent_folder: RunFolder | None, world
         folder.checkpoints, tensors, world, at_most=None if before is None else before - 1
     )
     if state is not None:
-        job.optimizer.load(job.optimizer.state(), state["step"])
-        pending = state["pending"]
-        return Position(state["step"], state["seconds"], list(pending["losses"]), list(pending["grad_norms"]))
+        job.optimizer.load(job.optimizer.state(), job.updates_behind(state["step"]))
+        return Position.of(state["step"], state)
     if spec.branch is None:
         return Position(0)
     if parent_folder is None:
         raise ParentLostError(f"{spec.name} branches off a trunk, whose folder was not given")
     try:
-        sharded_checkpoint.load(parent_folder.checkpoints, spec.branch.step, tensors, world)
+        taken = dict(job.net.named_parameters()) if spec.branch.weights_only else tensors
+        sharded_checkpoint.load(parent_folder.checkpoints, spec.branch.step, taken, world)
     except checkpoint.CheckpointError as error:
         raise ParentLostError(f"{spec.name} cannot leave its trunk: {error}") from None
-    job.optimizer.load(job.optimizer.state(), spec.branch.step)
+    if not spec.branch.weights_only:
+        job.optimizer.load(job.optimizer.state(), spec.branch.step)
     return Position(spec.branch.step)
 
 
@@ -299,7 +304,13 @@ class _Run:
         before, outputs = position.seconds, []
         with contextlib.ExitStack() as files:
             metrics = files.enter_context(JsonlWriter(self._folder.metrics_path)) if world.is_first else None
-            recorder = _Recorder(spec, position, metrics or _Nowhere())  # type: ignore[arg-type]
+            recorder = _Recorder(
+                spec,
+                position,
+                metrics or _Nowhere(),
+                device=self._job.device,
+                num_devices=world.mesh.num_devices,
+            )
             for step in range(position.step, spec.num_steps):
                 outputs.append(self._update(step))
                 position.step += 1
@@ -365,8 +376,7 @@ class _Run:
         spec = self._job.spec
         return {
             "fingerprint": spec.fingerprint(),
-            "seconds": position.seconds,
-            "pending": {"losses": list(position.losses), "grad_norms": list(position.grad_norms)},
+            **position.state(),
             "data": {"next_sample": position.step * spec.batch_seqs},
             "schedule": {"lr_fraction": schedule.fraction(spec.schedule, position.step)},
             "rng": {"seed": spec.seed, "rule": "generator of a step = function of (seed, step)"},
@@ -376,12 +386,10 @@ class _Run:
     def _score_now(self, step: int) -> bool:
         """Score on all ranks, write on the first. Returns False when the held-out loss is not finite."""
         job = self._job
-        assert job.score is not None
-        assert job.held_out is not None
-        score = job.score(job.net, job.held_out, job.spec, step)
-        if score.loss.value is None:
+        scores = job.scores(step)
+        if any(score.loss.value is None for score in scores):
             return False
-        self._scores.append(score)
+        self._scores.extend(scores)
         self._world.from_first(lambda: self._folder.write_measurements(self._scores))
         return True
 

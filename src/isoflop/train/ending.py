@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from isoflop.records import Provenance, RunRecord, RunSpec
+from isoflop.records import FlopCount, Provenance, RunRecord, RunSpec, Speed, Spike
 from isoflop.store import RunFolder
 
 
@@ -16,6 +16,7 @@ def write_end(
     provenance: Provenance,
     *,
     step: int | None = None,
+    spikes: tuple[Spike, ...] = (),
 ) -> RunRecord:
     """Write the record of a run that has ended, from what its folder holds.
 
@@ -23,6 +24,7 @@ def write_end(
         status: "finished", "diverged", "failed" or "cut".
         reason: for anything but "finished".
         step: updates done; all of them when left out.
+        spikes: where the loss rose, for a run with a `SpikeRule`.
     """
     done = spec.num_steps if step is None else step
     record = RunRecord(
@@ -38,10 +40,33 @@ def write_end(
         attempts=tuple(folder.read_attempts()),
         parent=spec.branch.parent if spec.branch else None,
         final_train_loss_nats=_last_tenth(spec, folder) if status == "finished" else None,
+        spikes=spikes,
+        speed=_speed(spec, folder),
         provenance=provenance,
     )
     folder.write_record(record)
     return record
+
+
+def _speed(spec: RunSpec, folder: RunFolder) -> Speed | None:
+    """Means over the rows of metrics; None for a trainer whose rows do not tell."""
+    rows = [row for row in folder.read_metrics() if row.get("tokens_per_s")]
+    before, tokens, seconds = spec.start_step, 0, 0.0
+    for row in rows:
+        own = (row["step"] - before) * spec.batch_seqs * spec.data.context
+        tokens, seconds, before = tokens + own, seconds + own / row["tokens_per_s"], row["step"]
+    if not seconds:
+        return None
+    rate = tokens / seconds
+    per_token = spec.train_flops.flops / spec.tokens
+    peaks = [row["tokens_per_s"] * per_token / row["mfu"] for row in rows if row.get("mfu")]
+    return Speed(
+        tokens_per_s=rate,
+        flops_per_s=FlopCount(flops=rate * per_token, convention=spec.train_flops.convention),
+        mfu=rate * per_token / peaks[-1] if peaks else None,
+        mfu_reason=None if peaks else "no peak is known for this device",
+        memory_bytes=max((row["memory_bytes"] for row in rows if row.get("memory_bytes")), default=None),
+    )
 
 
 def _last_tenth(spec: RunSpec, folder: RunFolder) -> float | None:

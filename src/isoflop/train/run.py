@@ -21,12 +21,13 @@ from isoflop.data import Corpus
 from isoflop.dist import checkpoint as checkpoints
 from isoflop.dist import states
 from isoflop.provenance import current
-from isoflop.records import Measurement, Provenance, RunRecord, RunSpec
+from isoflop.records import Provenance, RunRecord, RunSpec, Spike
 from isoflop.store import JsonlWriter, RunFolder, StoreError, write_atomic
 from isoflop.train import schedule
 from isoflop.train.attempts import AttemptLog
 from isoflop.train.build import Job, build_job
 from isoflop.train.ending import write_end
+from isoflop.train.loggers import Loggers, Watched, names_wanted, open_loggers
 from isoflop.train.loop import LoopEnd, Position, Progress, run_steps
 
 CHECKPOINT_EVERY_S = 10.0
@@ -55,6 +56,7 @@ def train_run(
     checkpoint_every_s: float = CHECKPOINT_EVERY_S,
     quota: checkpoints.Quota | None = None,
     provenance: Provenance | None = None,
+    loggers: Sequence[str] | None = None,
 ) -> RunRecord | None:
     """Train a run to its end, from wherever it stands.
 
@@ -70,6 +72,7 @@ def train_run(
         checkpoint_every_s: seconds between checkpoints to resume from.
         quota: limit on the room that checkpoints take.
         provenance: what to record of versions and hardware; found out when left out.
+        loggers: names as for `isoflop.train.loggers.open_loggers`; None takes those of the environment.
 
     Returns:
         The record, or None when it was stopped before the end. A loss that is not finite makes a record
@@ -78,19 +81,21 @@ def train_run(
     Raises:
         ParentLostError: the trunk's state is missing or damaged.
         StoreError: the disk is full, the quota too small, or the folder in use; what was there stays.
-        RefError, DataError, ValueError: the spec cannot be built.
+        RefError, DataError, ValueError: the spec cannot be built, or a logger's package is missing.
     """
     folder.create(spec)
-    with held(folder):
+    with held(folder), contextlib.ExitStack() as open_things:
         if _is_done(spec, folder):
             return folder.read_record()
         job = build_job(spec, corpora, device)
+        watchers = open_loggers(names_wanted() if loggers is None else loggers, spec, folder.path)
+        open_things.callback(watchers.finish)
         log = AttemptLog(spec, folder)
         log.settle()
         position = _take_up(job, folder, parent_folder)
         log.redo_from(position.step)
         _drop_rows_after(folder, position.step)
-        keeper = _Keeper(job, folder, quota, position.step)
+        keeper = _Keeper(job, folder, quota, position.step, watchers)
         log.begin(position.step, position.seconds)
 
         def save(position: Position) -> None:
@@ -102,7 +107,7 @@ def train_run(
                 end = run_steps(
                     job,
                     position,
-                    metrics,
+                    Watched(metrics, watchers),
                     save,
                     checkpoint_every_s=checkpoint_every_s,
                     should_stop=should_stop,
@@ -110,9 +115,10 @@ def train_run(
                     at_step=keeper.score,
                 )
             if end.status == "stopped":
-                log.end("cut", end.step, end.seconds)
+                log.end("cut", end.step, end.seconds, redone_steps=end.redone_steps)
                 return None
-            return _conclude(spec, folder, log, keeper, end, provenance or current(device=device))
+            found = provenance or current(device=device)
+            return _conclude(spec, folder, log, keeper, end, found, tuple(position.spikes))
         except (OSError, StoreError):
             with contextlib.suppress(OSError, StoreError):
                 log.settle("failed")
@@ -150,16 +156,13 @@ def _take_up(job: Job, folder: RunFolder, parent_folder: RunFolder | None) -> Po
     found = _latest(folder, min(missing, default=None))
     if found is not None:
         _load(job, found)
-        pending = found.state["pending"]
-        return Position(
-            found.step, found.state["seconds"], list(pending["losses"]), list(pending["grad_norms"])
-        )
+        return Position.of(found.step, dict(found.state))
     if spec.branch is None:
         return Position(0)
     if parent_folder is None:
         raise ParentLostError(f"{spec.name} branches off a trunk, whose folder was not given")
     try:
-        _load(job, checkpoints.load(parent_folder.checkpoints, spec.branch.step))
+        _load(job, checkpoints.load(parent_folder.checkpoints, spec.branch.step), of_parent=True)
     except checkpoints.CheckpointError as error:
         raise ParentLostError(f"{spec.name} cannot leave its trunk: {error}") from None
     return Position(spec.branch.step)
@@ -176,9 +179,12 @@ def _latest(folder: RunFolder, before: int | None) -> checkpoints.Checkpoint | N
     return found
 
 
-def _load(job: Job, found: checkpoints.Checkpoint) -> None:
+def _load(job: Job, found: checkpoints.Checkpoint, *, of_parent: bool = False) -> None:
+    """Take over a state; of a parent's only the weights when the branch says so."""
     job.net.load_state_dict(dict(found.model))
-    job.optimizer.load(found.optimizer, found.step)
+    branch = job.spec.branch
+    if not (of_parent and branch is not None and branch.weights_only):
+        job.optimizer.load(found.optimizer, job.updates_behind(found.step))
 
 
 def _drop_rows_after(folder: RunFolder, step: int) -> None:
@@ -197,18 +203,26 @@ def _drop_rows_after(folder: RunFolder, step: int) -> None:
 class _Keeper:
     """Keeps a run's states, scores and weights in its folder, and clears away what nobody needs."""
 
-    def __init__(self, job: Job, folder: RunFolder, quota: checkpoints.Quota | None, first_step: int) -> None:
-        self._job, self._folder, self._quota = job, folder, quota
+    def __init__(
+        self,
+        job: Job,
+        folder: RunFolder,
+        quota: checkpoints.Quota | None,
+        first_step: int,
+        watchers: Loggers,
+    ) -> None:
+        self._job, self._folder, self._quota, self._watchers = job, folder, quota, watchers
         self._root = folder.checkpoints
         self._scores = [score for score in folder.read_measurements() if score.step <= first_step]
 
     def score(self, step: int) -> bool:
-        """Score the net as it is, and write the score down. False when the loss is not finite."""
-        score = _score(self._job, step)
-        if score.loss.value is None:
+        """Score the net on each of its texts, and write it down. False when a loss is not finite."""
+        scores = self._job.scores(step)
+        if any(score.loss.value is None for score in scores):
             return False
-        self._scores.append(score)
+        self._scores.extend(scores)
         self._folder.write_measurements(self._scores)
+        self._watchers.scores(scores)
         return True
 
     def save(self, position: Position) -> None:
@@ -219,9 +233,8 @@ class _Keeper:
             self._make_room(checkpoints.size_of(model, moments))
         state = {
             "fingerprint": job.spec.fingerprint(),
-            "seconds": position.seconds,
-            "pending": {"losses": position.losses, "grad_norms": position.grad_norms},
-            "data": {"next_sample": position.step * job.spec.batch_seqs},
+            **position.state(),
+            "data": {"next_sample": position.step * job.spec.batch_seqs + position.skipped_samples},
             "schedule": {
                 "lr_fraction": schedule.fraction(job.spec.schedule, position.step),
             },
@@ -262,7 +275,13 @@ class _Keeper:
 
 
 def _conclude(
-    spec: RunSpec, folder: RunFolder, log: AttemptLog, keeper: _Keeper, end: LoopEnd, provenance: Provenance
+    spec: RunSpec,
+    folder: RunFolder,
+    log: AttemptLog,
+    keeper: _Keeper,
+    end: LoopEnd,
+    provenance: Provenance,
+    spikes: tuple[Spike, ...],
 ) -> RunRecord:
     """Score, keep the weights, write the record."""
     started, reason = time.monotonic(), None
@@ -273,16 +292,12 @@ def _conclude(
     if reason is None:
         keeper.keep_final(end.step)
     status: Literal["finished", "diverged"] = "finished" if reason is None else "diverged"
-    log.end(status, end.step, end.seconds + time.monotonic() - started)
-    record = write_end(spec, folder, status, reason, provenance, step=None if reason is None else end.step)
+    seconds = end.seconds + time.monotonic() - started
+    log.end(status, end.step, seconds, redone_steps=end.redone_steps)
+    step = None if reason is None else end.step
+    record = write_end(spec, folder, status, reason, provenance, step=step, spikes=spikes)
     keeper.clear(0)
     return record
-
-
-def _score(job: Job, step: int) -> Measurement:
-    assert job.score is not None
-    assert job.held_out is not None
-    return job.score(job.net, job.held_out, job.spec, step)
 
 
 def _torch_version() -> str:

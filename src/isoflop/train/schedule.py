@@ -1,7 +1,8 @@
 """The learning rate as a fraction of its peak, by step: constant, linear, cosine, WSD with a cooldown.
 
 Steps count from 0; ``fraction(schedule, step)`` is what the update of step number `step` uses. Warm-up
-climbs as (step + 1) / (warmup_steps + 1), so that the first update is small and not zero.
+climbs as (step + 1) / (warmup_steps + 1), so that the first update is small and not zero. A branch that
+warms up again counts its warm-up from `ScheduleSpec.start_step`, the step at which it leaves its parent.
 """
 
 from __future__ import annotations
@@ -23,11 +24,13 @@ def fraction(schedule: ScheduleSpec, step: int) -> float:
     Raises ValueError for a schedule whose parts do not fit together.
     """
     check(schedule)
-    if step < schedule.warmup_steps:
-        return (step + 1) / (schedule.warmup_steps + 1)
+    if step < schedule.start_step:
+        raise ValueError(f"step {step} is before the schedule's start at step {schedule.start_step}")
+    start = schedule.start_step + schedule.warmup_steps
+    if step < start:
+        return (step - schedule.start_step + 1) / (schedule.warmup_steps + 1)
     if schedule.kind == "constant":
         return 1.0
-    start = schedule.warmup_steps
     if schedule.kind == "wsd":
         if schedule.decay_start_step is None or step < schedule.decay_start_step:
             return 1.0
@@ -39,15 +42,18 @@ def fraction(schedule: ScheduleSpec, step: int) -> float:
 
 def check(schedule: ScheduleSpec) -> None:
     """Refuse a schedule that cannot be followed."""
+    if not 0 <= schedule.start_step < max(schedule.num_steps, 1):
+        raise ValueError(
+            f"the schedule starts at step {schedule.start_step}, outside its steps 0 to {schedule.num_steps}"
+        )
     if schedule.num_steps < 1 or schedule.warmup_steps < 0:
         raise ValueError(
             f"a schedule of {schedule.num_steps} steps with {schedule.warmup_steps} of warm-up is empty"
         )
     if not 0 <= schedule.final_fraction <= 1:
         raise ValueError(f"final_fraction is {schedule.final_fraction}; it lies between 0 and 1")
-    start = schedule.decay_start_step
-    if start is not None and not schedule.warmup_steps <= start <= schedule.num_steps:
+    start, warm = schedule.decay_start_step, schedule.start_step + schedule.warmup_steps
+    if start is not None and not warm <= start <= schedule.num_steps:
         raise ValueError(
-            f"the cooldown starts at step {start}, outside warm-up ({schedule.warmup_steps}) and "
-            f"end ({schedule.num_steps})"
+            f"the cooldown starts at step {start}, outside warm-up ({warm}) and end ({schedule.num_steps})"
         )
