@@ -168,7 +168,7 @@ def test_nothing_is_dropped_in_silence(pair):
         ),
         ({"score": 0.5}, {"score": 0.6}, "says nothing about noise"),
         ({"scores": [1.0, 2.0]}, {"score": 0.6, "n": 5}, "seeds and one score"),
-        ({"scores": [1.0]}, {"scores": [2.0]}, "add seeds or give the noise"),
+        ({"scores": [1.0]}, {"scores": [2.0]}, "add seeds, or give the noise"),
     ],
 )
 def test_misfits_get_a_sentence(pair, a, b, message):

@@ -312,7 +312,7 @@ def compare_seeds(
     if min(len(a), len(b)) < 2:
         raise ValueError(
             f"{len(a)} and {len(b)} seeds; with fewer than two in an arm its spread is unknown: "
-            "add seeds or give the noise learned from other runs"
+            "add seeds, or give the noise learned from other runs (--noise-sd)"
         )
     value = float(b.mean() - a.mean())
     parts = np.array([a.var(ddof=1) / len(a), b.var(ddof=1) / len(b)])
@@ -336,7 +336,9 @@ def compare_paired_seeds(
     if len(a) != len(b):
         raise ValueError(f"{len(a)} seeds in A and {len(b)} in B; pairs need the same seeds in both")
     if len(a) < 2:
-        raise ValueError("one pair of seeds; its noise is unknown: add seeds or give the noise")
+        raise ValueError(
+            "one pair of seeds; its noise is unknown: add seeds, or give the noise (--noise-sd) without --paired-seeds"
+        )
     changes = b - a
     value, num = float(changes.mean()), len(changes)
     error = float(changes.std(ddof=1)) / math.sqrt(num)

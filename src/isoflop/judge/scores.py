@@ -2,8 +2,9 @@
 
 Read as they are: lm-eval's ``results_*.json`` and ``samples_*.jsonl`` (or the folder that holds them),
 plain JSON (``{"score": 0.634, "n": 14042}``, ``{"scores": [3.281, 3.284]}``, ``{"tasks": {...}}``), and
-item tables as CSV or JSONL. Nothing is compared here; `isoflop.judge.compare` does that. What cannot be
-read raises `ScoreError` with the file, the place and the remedy; nothing is left out without a note.
+item tables as CSV or JSONL, and the runs that isoflop itself trained (`isoflop.judge.scores_runs`). Nothing is
+compared here; `isoflop.judge.compare` does that. What cannot be read raises `ScoreError` with the file, the place
+and the remedy; nothing is left out without a note.
 """
 
 from __future__ import annotations
@@ -61,6 +62,8 @@ class TaskScores:
     """Subtasks, when this is a group of tasks."""
     fingerprint: str | None = None
     """lm-eval's hash over documents, prompts and targets of the task."""
+    train_flops: float | None = None
+    """FLOPs that one run took, where the scores are those of runs."""
 
     @property
     def words(self) -> str:
@@ -126,20 +129,25 @@ def higher_is_better(metric: str) -> bool | None:
 
 
 def read_scores(path: Path | str, *, family: str | None = None) -> ScoreFile:
-    """Read a score file, or a folder of lm-eval output.
+    """Read a score file, a folder of lm-eval output, or the held-out scores of runs.
 
     Args:
-        path: .json, .jsonl, .csv, or a folder with ``results_*.json``.
+        path: .json, .jsonl, .csv, a folder with ``results_*.json``, a run folder, or a study's output folder
+            (with ``:label=value`` behind it for some of its runs).
         family: name of the column, or of the field of lm-eval's ``doc``, that holds an item's family.
 
     Raises:
         ScoreError: missing, empty, not a known form, a missing or impossible score, an item twice.
     """
+    from isoflop.judge import scores_runs
+
     place = Path(path)
+    if scores_runs.holds_runs(place):
+        return scores_runs.read_runs(place)
     if place.is_dir():
         return _read_folder(place, family)
     if not place.exists():
-        raise ScoreError(f"no file {place}")
+        raise ScoreError(f"no file {place}; give score files, folders of lm-eval output, or folders of runs")
     text = place.read_text(encoding="utf-8-sig")
     if not text.strip():
         raise ScoreError(f"{place} is empty; it should hold scores (a JSON object, or a CSV or JSONL table)")
@@ -379,7 +387,9 @@ def _read_folder(place: Path, family: str | None) -> ScoreFile:
     results = sorted(place.glob("results_*.json")) or sorted(place.glob("*/results_*.json"))
     samples = sorted(place.glob("samples_*.jsonl"))
     if not results and not samples:
-        raise ScoreError(f"{place}: no results_*.json and no samples_*.jsonl of lm-eval in it")
+        raise ScoreError(
+            f"{place}: no results_*.json and no samples_*.jsonl of lm-eval in it, and no runs of isoflop"
+        )
     if len({path.parent for path in results}) > 1:
         raise ScoreError(f"{place} holds results of several models; name one of its folders")
     files = [read_scores(path, family=family) for path in results or samples]

@@ -62,7 +62,10 @@ def read_runs(path: Path) -> ScoreFile:
 def _nothing(path: Path, place: Path, wanted: Mapping[str, str], notes: list[str]) -> str:
     """Why there is nothing to compare, and what to do."""
     if notes:
-        return f"{path} holds no finished run with a held-out score: {notes[0]}; finish it, or score it with `isoflop measure`"
+        return (
+            f"{path} holds no finished run with a held-out score: {notes[0]}; finish it (`isoflop train`), or score "
+            "it (`isoflop measure`)"
+        )
     if not wanted:
         return f"{path} holds no run with a held-out score; score its runs with `isoflop measure`"
     labels: dict[str, set[str]] = defaultdict(set)
