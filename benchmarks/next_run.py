@@ -56,6 +56,7 @@ from isoflop.plan.next_run import (
     decide,
     doubt_of,
     next_runs,
+    settled,
 )
 from isoflop.plan.price import compute_kept
 
@@ -249,19 +250,15 @@ def _adaptive(
             continue
         plan = next_runs(
             runs, candidates, target, num=BATCH, allowance=left, spent_on_guard=guard, checks=checks,
-            rule=rule, seed=turn,
+            rule=replace(rule, confidence=1.1), seed=turn,
         )  # fmt: skip
-        if plan.stop and stop is None:
+        if stop is None and settled(plan.now, checks, rule):  # go on all the same: all strategies spend alike
             stop, spent = plan.now, float(runs.flops.sum())
-        if plan.stop:  # go on, so that all strategies spend alike
-            plan = next_runs(
-                runs, candidates, target, num=BATCH, allowance=left, spent_on_guard=guard, checks=(),
-                rule=replace(rule, confidence=1.1), seed=turn,
-            )  # fmt: skip
-        belief = believe(runs, rule, doubt=doubt_of(checks), seed=turn)
+        guarded = any(one.why == "guard" for one in plan.chosen)
+        belief = believe(runs, rule, doubt=doubt_of(checks), seed=turn) if guarded else None
         for one in plan.chosen:
             index = rest[one.index]
-            if one.why == "guard":
+            if one.why == "guard" and belief is not None:
                 guard += one.flops
                 checks = (*checks, check_run(belief, runs, one.N, one.D, float(table.runs.loss[index])))
             done = [*done, index]

@@ -163,8 +163,7 @@ def next_runs(
     doubt = doubt_of(checks)
     belief = believe(runs, rule, doubt=doubt, seed=seed)
     now = decide(belief, target_flops, rule)
-    settled = now.within >= rule.confidence and bool(checks) and abs(checks[-1].z) <= ALARM
-    if settled:
+    if settled(now, checks, rule):
         reason = (
             f"the recommended size is within {rule.eps:.2%} of the best in {now.within:.0%} of the draws, and the last "
             "held-out run came as predicted"
@@ -192,6 +191,11 @@ def next_runs(
         checks=checks,
         doubt=doubt,
     )
+
+
+def settled(now: Decision, checks: tuple[Check, ...], rule: Rule) -> bool:
+    """Whether to stop: the decision is stable, and the last held-out run came as predicted."""
+    return now.within >= rule.confidence and bool(checks) and abs(checks[-1].z) <= ALARM
 
 
 def believe(runs: Runs, rule: Rule, *, doubt: float = 0.0, seed: int = 0) -> Posterior:
