@@ -10,6 +10,7 @@ rooms are imported when they are needed, and nothing scientific happens here.
 from __future__ import annotations
 
 import dataclasses
+import os
 import subprocess
 import time
 from collections.abc import Callable
@@ -21,8 +22,8 @@ import msgspec
 
 from isoflop.provenance import current
 from isoflop.records import (
+    Benchmark,
     Evidence,
-    FunctionRef,
     MeshSpec,
     Plan,
     Recipe,
@@ -33,6 +34,7 @@ from isoflop.records import (
     Verdict,
     read,
 )
+from isoflop.refs import function_ref
 from isoflop.store import RunFolder, Store, StoreError, write_atomic
 from isoflop.verbs import RequestError, Say, quiet
 
@@ -52,7 +54,9 @@ class Request:
         mesh, num_nodes: another placement than the recipe's.
         num_steps: fewer updates than the recipe's, for a trial; another run.
         skip_damaged: take damaged shards out of their index, on record.
-        benchmarks: called on every rank with (net, step, run folder) at the run's scores.
+        benchmarks: tasks to score besides the recipe's.
+        score_with: what makes the function that scores them (see `isoflop.train.distributed_worker.Launch`);
+            None scores no benchmark.
         rerun: the command that does it again, for the report.
     """
 
@@ -66,7 +70,8 @@ class Request:
     num_nodes: int | None = None
     num_steps: int | None = None
     skip_damaged: bool = False
-    benchmarks: FunctionRef | None = None
+    benchmarks: tuple[Benchmark, ...] = ()
+    score_with: str | None = "isoflop.measure.recipe_benchmarks:recipe_scorer"
     rerun: str = ""
 
 
@@ -133,6 +138,11 @@ def prepare_recipe(request: Request, *, here: bool = True, say: Say = quiet) -> 
 
     recipe = recipes.load_recipe(request.recipe, request.variant, request.scale)
     recipe = recipes.placed(recipe, request.mesh, request.num_nodes)
+    recipe = msgspec.structs.replace(recipe, benchmarks=(*recipe.benchmarks, *request.benchmarks))
+    if recipe.benchmarks and request.score_with:
+        from isoflop.measure.harness_tasks import require_harness
+
+        require_harness()
     if request.num_steps is not None and not 1 <= request.num_steps <= recipe.num_steps:
         raise RequestError(f"--steps {request.num_steps}: this recipe has 1 to {recipe.num_steps:,}")
     made = plan_run(recipe)
@@ -243,7 +253,8 @@ def _write_launches(
             checkpoint_every_steps=recipe.operations.checkpoint_every_steps,
             checkpoint_every_s=600.0 if recipe.placement.device != "cpu" else 10.0,
             source_names=names,
-            benchmarks=request.benchmarks if recipe.benchmarks else None,
+            benchmarks=recipe.benchmarks if request.score_with else (),
+            score_with=function_ref(request.score_with) if request.score_with and recipe.benchmarks else None,
         )
         write_launch(folder, launch)
     return folders
@@ -276,6 +287,8 @@ def train_recipe(
         RequestError, and what `prepare_recipe` raises.
     """
     started = time.monotonic()
+    # Threads that spin while they wait would take the cores from each other on a machine that does other work too.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     ready = prepare_recipe(request, say=say)
     if on_ready is not None:
         on_ready(ready)

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from isoflop.train.loop import Progress
 
 PATH = click.Path(path_type=Path)
+PROMPT_TOKENS = 8192
+"""Longest prompt of a task that is named on the command line; a net's own context bounds it anyway."""
 
 
 @main.command()
@@ -31,6 +33,8 @@ PATH = click.Path(path_type=Path)
 @click.option(
     "--weights", type=PATH, help="Folder of Hugging Face weights to start from, with their tokenizer."
 )
+@click.option("--benchmark", "benchmarks", multiple=True, help="Another task of lm-eval, or a file of items.")
+@click.option("--no-benchmarks", is_flag=True, help="Score no benchmarks, the recipe's neither.")
 @click.option("--skip-damaged", is_flag=True, help="Take damaged shards out of their index, on record.")
 @click.option("--steps", type=int, help="Fewer updates than the recipe's: a trial, another run.")
 @click.option("--mesh", help="Other placement: replicate x shard x tensor, e.g. 1x4x1; the same run.")
@@ -115,8 +119,11 @@ def _train_recipe(what: Path, *, launch: str | None, **options: Any) -> tuple[st
 
 def _request(what: Path, options: dict[str, Any]) -> Request:
     from isoflop.recipe_verbs import Request
-    from isoflop.records import MeshSpec
+    from isoflop.records import Benchmark, MeshSpec
 
+    if options["no_benchmarks"] and options["benchmarks"]:
+        raise ValueError("--benchmark and --no-benchmarks exclude each other")
+    scorer = {"score_with": None} if options["no_benchmarks"] else {}
     scale = options["scale"] or "full"
     name = what.stem if what.suffix == ".py" else what.resolve().name
     mesh = MeshSpec.parse(options["mesh"]) if options["mesh"] else None
@@ -135,7 +142,11 @@ def _request(what: Path, options: dict[str, Any]) -> Request:
         num_nodes=1 if options["nproc"] is not None else options["nodes"],
         num_steps=options["steps"],
         skip_damaged=options["skip_damaged"],
+        benchmarks=tuple(
+            Benchmark(task=task, num_fewshot=None, max_tokens=PROMPT_TOKENS) for task in options["benchmarks"]
+        ),
         rerun=_rerun(what, options),
+        **scorer,
     )
 
 

@@ -37,9 +37,12 @@ from isoflop.records import (
 )
 from isoflop.units import format_bytes, format_count, format_flops, format_seconds
 
+STATEMENT = "{name} is predicted better after the run than before."
 FINE_STEPS, COARSE_BINS = 100, 10
 """Losses are shown as means of so many updates (of fewer in a short run), and in so many equal parts."""
 FEWEST_FINE_BINS = 20
+PANELS = {"lr": "Learning rate", "grad_norm": "Gradient norm", "tokens_per_s": "Tokens per second"}
+"""Keys of a row of metrics, and the titles of their panels."""
 MFU_FORMULA = "MFU = tokens/s x training FLOPs per token / (devices x dense peak FLOP/s of one)"
 
 
@@ -163,7 +166,7 @@ class _Whole:
                 name=name,
                 before=first[name],
                 after=last[name],
-                difference=paired_difference(first[name], last[name], 1 - (1 - level) / len(both)),
+                difference=paired_difference(first[name], last[name], round(1 - (1 - level) / len(both), 4)),
             )
             for name in both
         )
@@ -320,7 +323,7 @@ class _Whole:
             _curve_table(
                 "loss_bins",
                 "Training loss, nats per token",
-                [(f"mean of {width:,} updates", step, loss, "line") for step, loss in fine]
+                [(_updates(width), step, loss, "line") for step, loss in fine]
                 + [(f"{len(coarse)} equal parts", step, loss, "points") for step, loss in coarse],
             ),
             _curve_table(
@@ -336,14 +339,29 @@ class _Whole:
                 ],
             ),
         ]
-        for name, key in (
-            ("learning_rate", "lr"),
-            ("gradient_norm", "grad_norm"),
-            ("throughput", "tokens_per_s"),
-        ):
-            rows = [(_TITLES[name], row["step"], self._value(row, key), "line") for row in self.rows]
-            tables.append(_curve_table(name, _TITLES[name], rows))
-        return tuple(tables)
+        return (*tables, self._panel_table())
+
+    def _panel_table(self) -> Table:
+        """Three rows of metrics, for small multiples."""
+        return Table(
+            name="metrics",
+            title="Learning rate, gradient norm and throughput",
+            columns=(
+                Column(name="panel", title="what"),
+                Column(name="series", title="series"),
+                Column(name="x", title="updates", format="{:,d}"),
+                Column(name="y", title="value", format="{:.5g}"),
+                Column(name="lo", title="low"),
+                Column(name="hi", title="high"),
+                Column(name="role", title="drawn as"),
+            ),
+            rows=tuple(
+                (title, "each row of metrics", row["step"], self._value(row, key), None, None, "line")
+                for key, title in PANELS.items()
+                for row in self.rows
+            ),
+            note="Norms are means since the row before, before clipping; throughput is that between two rows.",
+        )
 
     def _value(self, row: dict[str, Any], key: str) -> float | None:
         if key != "tokens_per_s":
@@ -370,7 +388,7 @@ class _Whole:
             _figure(
                 "loss_bins",
                 "Training loss",
-                f"Mean loss of {self.fine_width():,} updates (line) and of equal parts of the run (points).",
+                f"Line: {_updates(self.fine_width())}. Points: means of {COARSE_BINS} equal parts of the run.",
                 f"Training loss falls from {fine[0][1]:.2f} to {fine[-1][1]:.2f} nats per token over {self.steps:,} "
                 "updates."
                 if fine[-1][1] < fine[0][1]
@@ -388,23 +406,22 @@ class _Whole:
                     "bits per byte",
                 )
             )
-        for name in ("learning_rate", "gradient_norm", "throughput"):
-            title = _TITLES[name]
-            found.append(_figure(name, title, _CAPTIONS[name], f"{title} over the updates.", _UNITS[name]))
+        found.append(
+            Figure(
+                name="metrics",
+                kind="panels",
+                title="Learning rate, gradient norm and throughput",
+                caption="At each row of metrics. A dip of the throughput is a score or a checkpoint.",
+                alt="Three small panels over the updates: learning rate, gradient norm, tokens per second.",
+                tables=("metrics",),
+                options={"per_row": 3, "x_title": "Updates"},
+            )
+        )
         return tuple(found)
 
 
-_TITLES = {
-    "learning_rate": "Learning rate",
-    "gradient_norm": "Gradient norm",
-    "throughput": "Tokens per second",
-}
-_CAPTIONS = {
-    "learning_rate": "As it was set, at each row of metrics.",
-    "gradient_norm": "Global norm before clipping, mean since the row before.",
-    "throughput": "Between two rows of metrics; a dip is a score or a checkpoint.",
-}
-_UNITS = {"learning_rate": "learning rate", "gradient_norm": "norm", "throughput": "tokens per second"}
+def _updates(width: int) -> str:
+    return "each update" if width == 1 else f"mean of {width:,} updates"
 
 
 def _figure(name: str, title: str, caption: str, alt: str, unit: str) -> Figure:
@@ -538,7 +555,7 @@ def _statement(change: _Change) -> Statement:
     if outcome == "cannot tell":
         settle = "more held-out windows of this source, or more updates"
     return Statement(
-        text=f"{change.name} is predicted better after the run than before.",
+        text=STATEMENT.format(name=change.name),
         outcome=outcome,
         because=because,
         estimate=found,

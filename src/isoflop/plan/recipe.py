@@ -316,6 +316,11 @@ def plan_of(
                 "groups of neighbouring windows, at a level that holds for all sources together (Bonferroni)."
             ),
             parameters={"level": LEVEL},
+            statements=tuple(
+                f"{source.name} is predicted better after the run than before."
+                for source in recipe.mixture.sources
+                if source.weight > 0
+            ),
         ),
         seeds=(recipe.seed,),
         assumptions=(*recipe.decisions, *made.assumptions),

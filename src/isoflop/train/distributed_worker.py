@@ -21,7 +21,7 @@ import torch
 
 from isoflop.data import open_corpus
 from isoflop.dist import mesh
-from isoflop.records import FunctionRef, Placement, Record, RunRecord, encode, read
+from isoflop.records import Benchmark, FunctionRef, Placement, Record, RunRecord, encode, read
 from isoflop.refs import resolve
 from isoflop.store import RunFolder, write_atomic
 from isoflop.train.distributed import SaveRule, train_distributed
@@ -47,8 +47,10 @@ class Launch(Record, frozen=True, kw_only=True):
     """Seconds between checkpoints to resume from, by the first rank's clock."""
     source_names: tuple[str, ...] = ()
     """Of the spec's sources, in their order: each is scored on its own held-out text. Empty scores none apart."""
-    benchmarks: FunctionRef | None = None
-    """Called on every rank with (net, step, run folder) before the first step, at the run's scores and at its end."""
+    benchmarks: tuple[Benchmark, ...] = ()
+    """Scored before the first step, at the run's scores and at its end, by the function that `score_with` makes."""
+    score_with: FunctionRef | None = None
+    """Called once on each rank with (benchmarks, spec, run folder, world); returns a function of (net, step)."""
 
 
 def write_launch(folder: RunFolder, launch: Launch) -> None:
@@ -110,9 +112,8 @@ def train_folder(path: Path, *, on_progress: Callable[[Progress], None] | None =
         scorers: list[Callable[[torch.nn.Module, int], None]] = []
         if launch.source_names and spec.evaluate is not None and not folder.finished:
             scorers.append(SourceScorer(spec, folder, world, launch.source_names, corpora))
-        if launch.benchmarks is not None:
-            benchmarks = resolve(launch.benchmarks)
-            scorers.append(lambda net, step: benchmarks(net, step, path))
+        if launch.benchmarks and launch.score_with is not None and not folder.finished:
+            scorers.append(resolve(launch.score_with)(launch.benchmarks, spec, folder, world))
 
         def score(net: torch.nn.Module, step: int) -> None:
             for scorer in scorers:
