@@ -321,14 +321,14 @@ def summarise(outcomes: list[Outcome], reference: Reference) -> dict[str, float 
     }
 
 
-YARDSTICKS = ("single", "posterior", "mixture")
+YARDSTICKS = ("single", "posterior", "with_form")
 
 
 def examine(table: Table, result: dict[str, Any], subsets: int) -> dict[str, Any]:
     """Add the examination of the reference, and each strategy's RMSE against three estimates of the whole table.
 
     single: the five-parameter Huber fit and its half-width, as the demand is worded. posterior: the very estimator
-    that the few runs get, given all runs. mixture: all forms with equal weight.
+    that the few runs get, given all runs. with_form: the mean over forms, the variance between them in the half-width.
     """
     runs, target = table.runs, result["target_flops"]
     found = next_run_reference.examine(runs, target, SHARE, subsets)
@@ -337,7 +337,7 @@ def examine(table: Table, result: dict[str, Any], subsets: int) -> dict[str, Any
     yardsticks = {
         "single": (result["reference_log_N"], result["reference_half_width"]),
         "posterior": (float(middle), 0.5 * float(high - low)),
-        "mixture": (found["mixture_log_N"], found["mixture_half_width"]),
+        "with_form": (found["with_form_log_N"], found["with_form_half_width"]),
     }
     for row in result["strategies"].values():
         variance = row["rmse_log_N"] ** 2 - row["bias_log_N"] ** 2
@@ -540,13 +540,14 @@ def _whole_on_planted(
     for table, truth, target in cases:
         forms = next_run_reference.whole_table_forms(table.runs, target, bootstrap=300, check=False)
         belief = believe(table.runs, replace(Rule(), num_draws=2000))
-        draws = {
-            "single": forms[0].draws,
-            "posterior": belief.draws.best_size(target),
-            "mixture": next_run_reference.pooled(forms).draws,
+        values = np.array([form.log_N for form in forms])
+        spread = next_run_reference.with_the_form(forms[0].half_width, values)
+        intervals = {
+            "single": np.quantile(forms[0].draws, (0.025, 0.975)),
+            "posterior": np.quantile(belief.draws.best_size(target), (0.025, 0.975)),
+            "with_form": spread.log_N + spread.half_width * np.array([-1.0, 1.0]),
         }
-        for name, values in draws.items():
-            low, high = np.quantile(values, (0.025, 0.975))
+        for name, (low, high) in intervals.items():
             held[name].append(bool(low <= truth.log_N <= high))
     coverage = {f"coverage_{name}": float(np.mean(values)) for name, values in held.items()}
     return {

@@ -4,8 +4,8 @@ Called by `next_run.py TABLE --reference`. The replay asks that log N* from a te
 95 % half-width of the whole sweep's estimate. Two questions about that demand, answered with the table alone:
 
 1. How far does the whole table's estimate move between forms that a careful person could choose? A half-width
-   that assumes one form says nothing about it. The pooled draws of all forms (each with the same weight) have a
-   half-width that does: a mixture, as in Bayesian model averaging with equal weights (Hoeting et al. 1999).
+   that assumes one form says nothing about it. Adding the variance between forms to that within the reference's
+   form, as a random-effects summary does (DerSimonian and Laird 1986), gives one that does.
 2. What could any choice of runs reach with that compute? Three answers. If the five-parameter law were exact, the
    design of least variance for log N* (c-optimal, Fedorov 1972; found by greedy choice and exchange, knowing the law)
    bounds every unbiased rule: an efficient estimate from part of the runs differs from the whole's by a variance of
@@ -107,10 +107,22 @@ def _parabolas(runs: Runs, target: float, seed: int) -> list[Form]:
     return [Form("a parabola per budget, a power law", float(value[0]), draws)]
 
 
-def pooled(forms: list[Form]) -> Form:
-    """All forms with equal weight: half-width with the form in it. Its estimate is the pooled median."""
-    draws = np.concatenate([np.quantile(form.draws, np.linspace(0.0005, 0.9995, DRAWS)) for form in forms])
-    return Form("all forms, equal weight", float(np.median(draws)), draws)
+class Spread(NamedTuple):
+    """The whole table's log N* when the form is not taken for granted."""
+
+    log_N: float
+    """Mean over forms."""
+    half_width: float
+
+
+def with_the_form(half_width: float, values: Array) -> Spread:
+    """Variance within the reference's form plus variance between forms, as in a random-effects summary.
+
+    Within: the half-width of one form, over 1.96. Between: of the forms' estimates. Intervals of the other forms are
+    left out: a parabola that opens flat in a few bootstrap draws would widen anything.
+    """
+    total = (half_width / 1.96) ** 2 + float(np.var(values, ddof=1))
+    return Spread(float(np.mean(values)), 1.96 * float(np.sqrt(total)))
 
 
 # ---------------------------------------------------------------------------------------- subsets
@@ -234,18 +246,16 @@ def _few_estimate(runs: Runs, target: float) -> float:
 def examine(runs: Runs, target: float, share: float, subsets: int, seed: int = 0) -> dict[str, Any]:
     """Both questions for one table and target; the subsets' errors are against the five-parameter Huber fit."""
     forms = whole_table_forms(runs, target, seed)
-    reference, mixture = forms[0], pooled(forms)
+    reference = forms[0]
     values = np.array([form.log_N for form in forms])
+    spread = with_the_form(reference.half_width, values)
     return {
-        "forms": [
-            {"name": form.name, "log_N": form.log_N, "half_width": form.half_width}
-            for form in (*forms, mixture)
-        ],
+        "forms": [{"name": form.name, "log_N": form.log_N, "half_width": form.half_width} for form in forms],
         "form_range": float(values.max() - values.min()),
         "form_sd": float(values.std(ddof=1)),
         "single_half_width": reference.half_width,
-        "mixture_log_N": mixture.log_N,
-        "mixture_half_width": mixture.half_width,
+        "with_form_log_N": spread.log_N,
+        "with_form_half_width": spread.half_width,
         "reach": reach(runs, target, share, reference, subsets, seed),
     }
 
