@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from isoflop import units
-from isoflop.records import Cost, Estimate, Plan, Verdict
-from isoflop.store import Store
+from isoflop.records import Cost, Estimate, Plan, RunSpec, Verdict
+from isoflop.store import RunFolder, Store
 
 if TYPE_CHECKING:
     from isoflop.train.fleet import FleetEvent
@@ -308,9 +308,20 @@ def status_rows(out: Path) -> list[dict[str, Any]]:
                 "step": step,
                 "steps": planned.spec.num_steps,
                 "loss_nats": loss,
+                "tokens_per_s": _recent_rate(folder, planned.spec),
             }
         )
     return rows
+
+
+def _recent_rate(folder: RunFolder, spec: RunSpec) -> float | None:
+    """Tokens per second over the last tenth of the rows of metrics; None before there are two."""
+    rows = [row for row in folder.read_metrics() if row.get("seconds") is not None]
+    if len(rows) < 2:
+        return None
+    first, last = rows[-max(2, len(rows) // 10)], rows[-1]
+    took = last["seconds"] - first["seconds"]
+    return (last["step"] - first["step"]) * spec.batch_seqs * spec.data.context / took if took > 0 else None
 
 
 def status_text(rows: list[dict[str, Any]]) -> str:
@@ -325,7 +336,9 @@ def status_text(rows: list[dict[str, Any]]) -> str:
             row["state"],
             f"{row['step']}/{row['steps']}",
             "" if row["loss_nats"] is None else f"{row['loss_nats']:.4f}",
+            "" if row["tokens_per_s"] is None else f"{row['tokens_per_s']:,.0f}",
         )
         for row in rows
     ]
-    return f"{len(rows)} runs: {summary}\n" + table_text(("run", "state", "step", "loss"), cells, left=2)
+    head = ("run", "state", "step", "loss", "tokens/s")
+    return f"{len(rows)} runs: {summary}\n" + table_text(head, cells, left=2)

@@ -59,30 +59,7 @@ def data_prepare(source: str, tokenizer: str) -> tuple[str, dict[str, Any]]:
     return text, {"corpus": to_mapping(record)}
 
 
-@data.command("tokenize")
-@click.argument("source")
-@click.option(
-    "--tokenizer", required=True, help="bytes, a tokenizer.json or its folder, or a Hugging Face name."
-)
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder of the shards.")
-@click.option("--workers", type=int, help="Processes; one per core by default.")
-@click.option("--text-field", help="Field that holds the text; found by its usual names by default.")
-@verb("data.tokenize")
-def data_tokenize(
-    source: str, tokenizer: str, out: Path, workers: int | None, text_field: str | None
-) -> tuple[str, dict[str, Any]]:
-    """Tokenize a large text into memory-mapped shards; a call that was cut goes on where it stopped."""
-    from isoflop.cli.main import say
-    from isoflop.data.tokenize import tokenize
-    from isoflop.units import format_bytes, format_seconds, format_tokens
-
-    done = tokenize(source, tokenizer, out, workers=workers, text_field=text_field, progress=say)
-    text = (
-        f"{format_tokens(done.tokens)} from {format_bytes(done.text_bytes)} in {format_seconds(done.seconds)}; "
-        f"{done.num_parts} parts, {done.num_done_before} of them there before, {len(done.damaged)} not readable"
-    )
-    answer = {"out": str(out), "tokens": done.tokens, "text_bytes": done.text_bytes, "parts": done.num_parts}
-    return text, {**answer, "damaged": [item.what for item in done.damaged]}
+from isoflop.cli import shards as _shards  # noqa: E402, F401  (their place among the data verbs is here)
 
 
 @data.command("list")
@@ -240,6 +217,8 @@ def fit(
     from isoflop.fit.table_points import kind_of
 
     named = roles(columns)
+    if options["budget"] is not None or options["page"] is not None:
+        kind = kind or "law"  # nothing else has a budget or a page
     answer = _fit_law if (kind or kind_of(table, named)) == "law" else _fit_curve
     return answer(table, named, out, **options)
 
