@@ -207,22 +207,41 @@ class _Problem:
         return float(self.loss.mean())
 
 
-def _solve(problem: _Problem, alpha: Array, beta: Array, second_order: bool) -> _Nodes:
-    """Integrate the coefficients at each node of exponents, [g]."""
+def _moments(problem: _Problem, log_alpha: Array, log_beta: Array, order: int) -> tuple[Array, Array]:
+    """Sums over runs of s^a d^b times w / y^2 and times w / y, [order + 1, order + 1, g].
+
+    The nodes are a product of two axes, so each sum is a product of two small matrices, not a sum per node.
+    """
+    size = np.exp(-np.exp(log_alpha)[:, None] * problem.u)
+    data = np.exp(-np.exp(log_beta)[:, None] * problem.v)
+    powers_s = np.stack([size**a for a in range(order + 1)])  # [a, GRID, n]
+    powers_d = np.stack([data**b for b in range(order + 1)])
+    sums = []
+    for weight in (problem.weights / problem.loss**2, problem.weights / problem.loss):
+        flat = (powers_s * weight).reshape(-1, len(weight)) @ powers_d.reshape(-1, len(weight)).T
+        shaped = flat.reshape(order + 1, len(log_alpha), order + 1, len(log_beta))
+        sums.append(np.moveaxis(shaped, 1, 2).reshape(order + 1, order + 1, -1))
+    return sums[0], sums[1]
+
+
+def _solve(problem: _Problem, log_alpha: Array, log_beta: Array, second_order: bool) -> _Nodes:
+    """Integrate the coefficients at each node of the two axes of exponents, g = GRID^2."""
     prior, y, w = problem.prior, problem.loss, problem.weights
-    size = np.exp(-alpha[:, None] * problem.u)
-    data = np.exp(-beta[:, None] * problem.v)
-    columns = [np.ones_like(size), size, data]
+    terms = [(0, 0), (1, 0), (0, 1)]
     sds = [2.0, 2.0, 2.0]
     if second_order:
-        columns += [size * size, size * data, data * data]
+        terms += [(2, 0), (1, 1), (0, 2)]
         sds += [prior.second_order] * 3
-    X = np.stack(columns, axis=2) / y[:, None]  # [g, n, p], relative to the loss
+    squares, products = _moments(problem, log_alpha, log_beta, 4 if second_order else 2)
+    alpha, beta = (np.exp(axis).ravel() for axis in np.meshgrid(log_alpha, log_beta, indexing="ij"))
     noise2 = prior.noise**2
     ridge = noise2 / (np.array(sds) * problem.scale) ** 2
-    weighted = np.swapaxes(X * w[:, None], 1, 2)
-    H = weighted @ X + np.diag(ridge)
-    right = weighted.sum(axis=2)
+    H = np.empty((len(alpha), len(terms), len(terms)))
+    for p, (a, b) in enumerate(terms):
+        for q, (c, d) in enumerate(terms):
+            H[:, p, q] = squares[a + c, b + d]
+    H += np.diag(ridge)
+    right = np.stack([products[a, b] for a, b in terms], axis=1)
     covariance = np.linalg.inv(H)
     coefficients = np.einsum("gpq,gq->gp", covariance, right)
     misfit = np.maximum(w.sum() - np.einsum("gp,gp->g", coefficients, right), 0.0) / KEPT
@@ -242,12 +261,11 @@ def _solve(problem: _Problem, alpha: Array, beta: Array, second_order: bool) -> 
     return _Nodes(alpha, beta, coefficients, covariance, misfit, log_weight)
 
 
-def _grid(low: Array, high: Array) -> tuple[Array, Array, float]:
-    """Nodes of log alpha and log beta in a box, and the log area of one cell."""
-    axes = [np.linspace(low[k], high[k], GRID) for k in range(2)]
-    log_alpha, log_beta = np.meshgrid(*axes, indexing="ij")
-    area = float(np.log(axes[0][1] - axes[0][0]) + np.log(axes[1][1] - axes[1][0]))
-    return np.exp(log_alpha.ravel()), np.exp(log_beta.ravel()), area
+def _axes(low: Array, high: Array) -> tuple[Array, Array, float]:
+    """Axes of log alpha and log beta through a box, and the log area of one cell."""
+    log_alpha, log_beta = (np.linspace(low[k], high[k], GRID) for k in range(2))
+    area = float(np.log(log_alpha[1] - log_alpha[0]) + np.log(log_beta[1] - log_beta[0]))
+    return log_alpha, log_beta, area
 
 
 def _refine(problem: _Problem, second_order: bool, rounds: int = ROUNDS) -> _Nodes:
@@ -256,13 +274,13 @@ def _refine(problem: _Problem, second_order: bool, rounds: int = ROUNDS) -> _Nod
     center = np.full(2, np.log(problem.prior.exponent))
     low, high = center - width, center + width
     for turn in range(rounds):
-        alpha, beta, area = _grid(low, high)
-        nodes = _solve(problem, alpha, beta, second_order)
+        log_alpha, log_beta, area = _axes(low, high)
+        nodes = _solve(problem, log_alpha, log_beta, second_order)
         if turn == rounds - 1:
             break
         share = np.exp(nodes.log_weight - nodes.log_weight.max())
         share /= share.sum()
-        points = np.stack([np.log(alpha), np.log(beta)])
+        points = np.log(np.stack([nodes.alpha, nodes.beta]))
         mean = points @ share
         cell = (high - low) / (GRID - 1)
         sd = np.sqrt(np.maximum(((points - mean[:, None]) ** 2) @ share, 0.0)) + 0.5 * cell
