@@ -328,7 +328,8 @@ def examine(table: Table, result: dict[str, Any], subsets: int) -> dict[str, Any
     """Add the examination of the reference, and each strategy's RMSE against three estimates of the whole table.
 
     single: the five-parameter Huber fit and its half-width, as the demand is worded. posterior: the very estimator
-    that the few runs get, given all runs. with_form: the mean over forms, the variance between them in the half-width.
+    that the few runs get, given all runs. with_form: the mean over the forms that fit all runs at
+    once, with the variance between them in the half-width.
     """
     runs, target = table.runs, result["target_flops"]
     found = next_run_reference.examine(runs, target, SHARE, subsets)
@@ -540,8 +541,9 @@ def _whole_on_planted(
     for table, truth, target in cases:
         forms = next_run_reference.whole_table_forms(table.runs, target, bootstrap=300, check=False)
         belief = believe(table.runs, replace(Rule(), num_draws=2000))
-        values = np.array([form.log_N for form in forms])
-        spread = next_run_reference.with_the_form(forms[0].half_width, values)
+        spread = next_run_reference.with_the_form(
+            forms[0].half_width, next_run_reference.fitted_at_once(forms)
+        )
         intervals = {
             "single": np.quantile(forms[0].draws, (0.025, 0.975)),
             "posterior": np.quantile(belief.draws.best_size(target), (0.025, 0.975)),

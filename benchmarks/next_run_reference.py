@@ -37,6 +37,9 @@ HIGHEST = 0.05
 """Share of the runs with the highest losses that one of the forms leaves out (Besiroglu et al. drop 5 of 245)."""
 
 
+PARABOLA = "a parabola per budget, a power law"
+
+
 class Form(NamedTuple):
     """The whole table's log N* under one form."""
 
@@ -104,7 +107,7 @@ def _parabolas(runs: Runs, target: float, seed: int) -> list[Form]:
     # The interval's ends stand for its draws: a normal with the same half-width.
     sd = 0.5 * (high[0] - low[0]) / 1.96
     draws = 0.5 * (high[0] + low[0]) + sd * rng.standard_normal(DRAWS)
-    return [Form("a parabola per budget, a power law", float(value[0]), draws)]
+    return [Form(PARABOLA, float(value[0]), draws)]
 
 
 class Spread(NamedTuple):
@@ -115,11 +118,16 @@ class Spread(NamedTuple):
     half_width: float
 
 
+def fitted_at_once(forms: list[Form]) -> Array:
+    """log N* of the forms that fit all runs at once."""
+    return np.array([form.log_N for form in forms if form.name != PARABOLA])
+
+
 def with_the_form(half_width: float, values: Array) -> Spread:
     """Variance within the reference's form plus variance between forms, as in a random-effects summary.
 
-    Within: the half-width of one form, over 1.96. Between: of the forms' estimates. Intervals of the other forms are
-    left out: a parabola that opens flat in a few bootstrap draws would widen anything.
+    Within: the half-width of one form, over 1.96. Between: of the forms' estimates, those that fit all runs at once;
+    a power law through the minima of parabolas may extrapolate anywhere, and would widen anything.
     """
     total = (half_width / 1.96) ** 2 + float(np.var(values, ddof=1))
     return Spread(float(np.mean(values)), 1.96 * float(np.sqrt(total)))
@@ -248,7 +256,7 @@ def examine(runs: Runs, target: float, share: float, subsets: int, seed: int = 0
     forms = whole_table_forms(runs, target, seed)
     reference = forms[0]
     values = np.array([form.log_N for form in forms])
-    spread = with_the_form(reference.half_width, values)
+    spread = with_the_form(reference.half_width, fitted_at_once(forms))
     return {
         "forms": [{"name": form.name, "log_N": form.log_N, "half_width": form.half_width} for form in forms],
         "form_range": float(values.max() - values.min()),
