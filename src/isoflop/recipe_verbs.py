@@ -443,12 +443,24 @@ def judge_recipe(out: Store | Path | str) -> Verdict:
     store = out if isinstance(out, Store) else Store(out)
     plan = store.read_plan()
     evidence = Evidence(plan=plan, runs=tuple(_evidence_of(store.run(run.spec)) for run in plan.runs))
-    mixture = store.root / MIXTURE
-    verdict = judge_training_run(evidence, tables=(read(mixture, Table),) if mixture.exists() else ())
+    verdict = judge_training_run(evidence, tables=_tables_of(store, plan))
     records = [run.record for run in evidence.runs if run.record is not None]
     verdict = msgspec.structs.replace(verdict, cost=cost_of(records, plan), provenance=current())
     store.write(store.verdict_path, verdict)
     return verdict
+
+
+def _tables_of(store: Store, plan: Plan) -> tuple[Table, ...]:
+    """What is shown beside the verdict: what is read of each source, and the benchmark scores."""
+    mixture = store.root / MIXTURE
+    tables = (read(mixture, Table),) if mixture.exists() else ()
+    folders = [store.run(run.spec) for run in plan.runs]
+    if not any((folder.path / "benchmarks.jsonl").exists() for folder in folders):
+        return tables
+    from isoflop.measure.benchmarks import read_scores
+    from isoflop.measure.recipe_benchmarks import benchmark_table
+
+    return (*tables, benchmark_table([score for folder in folders for score in read_scores(folder)]))
 
 
 def _evidence_of(folder: RunFolder) -> RunEvidence:

@@ -78,37 +78,41 @@ def train(what: Path, **options: Any) -> tuple[str, dict[str, Any]]:
 
 
 def _train_plan(
-    out: Path, *, device: str, workers: int | None, reuse: tuple[Path, ...], **recipe_options: Any
+    folder: Path, *, device: str, workers: int | None, reuse: tuple[Path, ...], **recipe_options: Any
 ) -> tuple[str, dict[str, Any]]:
     from isoflop import recipe_verbs, verbs
     from isoflop.console import FleetProgress
     from isoflop.store import Store
 
-    store = Store(out)
-    if recipe_verbs.is_recipe_store(out):
-        raise ValueError(f"{out} holds the run of a recipe; go on with: {store.read_plan().rerun}")
+    store = Store(folder)
+    if recipe_verbs.is_recipe_store(folder):
+        raise ValueError(f"{folder} holds the run of a recipe; go on with: {store.read_plan().rerun}")
     if not store.plan_path.exists():
-        raise ValueError(f"{out} is no recipe (a folder with a recipe.py) and holds no plan.json")
+        raise ValueError(f"{folder} is no recipe (a folder with a recipe.py) and holds no plan.json")
     misplaced = [name for name, value in recipe_options.items() if value and name != "max_restarts"]
     if misplaced:
         raise ValueError(
-            f"--{misplaced[0].replace('_', '-')} belongs to a recipe, and {out} is the folder of a plan"
+            f"--{misplaced[0].replace('_', '-')} belongs to a recipe, and {folder} is the folder of a plan"
         )
     progress = FleetProgress()
     progress.begin(store.read_plan())
     try:
         with store.lock():
-            result = verbs.train(out, device=device, workers=workers, reuse=reuse, on_event=progress)
+            result = verbs.train(folder, device=device, workers=workers, reuse=reuse, on_event=progress)
     finally:
         progress.close()
-    text = f"trained {result.num_trained} runs; next: isoflop judge {out}"
-    return text, {"runs_trained": result.num_trained, "out": str(out)}
+    text = f"trained {result.num_trained} runs; next: isoflop judge {folder}"
+    return text, {"runs_trained": result.num_trained, "out": str(folder)}
 
 
 # -------------------------------------------------------------------------------------- a recipe
 
 
 def _train_recipe(what: Path, *, launch: str | None, **options: Any) -> tuple[str, dict[str, Any]]:
+    if options["workers"] is not None or options["reuse"]:
+        raise ValueError(
+            "--workers and --reuse belong to the folder of a plan; a recipe is placed with --mesh"
+        )
     request = _request(what, options)
     if launch == "slurm":
         return _write_job(request, options)

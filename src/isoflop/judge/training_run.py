@@ -41,6 +41,8 @@ STATEMENT = "{name} is predicted better after the run than before."
 FINE_STEPS, COARSE_BINS = 100, 10
 """Losses are shown as means of so many updates (of fewer in a short run), and in so many equal parts."""
 FEWEST_FINE_BINS = 20
+BENCHMARKS = "benchmarks"
+"""Name of the table of benchmark scores, when the caller has one."""
 PANELS = {"lr": "Learning rate", "grad_norm": "Gradient norm", "tokens_per_s": "Tokens per second"}
 """Keys of a row of metrics, and the titles of their panels."""
 MFU_FORMULA = "MFU = tokens/s x training FLOPs per token / (devices x dense peak FLOP/s of one)"
@@ -79,8 +81,13 @@ def judge_training_run(evidence: Evidence, *, tables: Sequence[Table] = ()) -> V
         statements=statements,
         effect=whole.effect(),
         settle=_settle(outcome, failed),
+        unresolved=(
+            "what the run forgot of text outside its mixture: nothing outside it was scored",
+            *(() if any(table.name == BENCHMARKS for table in tables) else ("no benchmark was scored",)),
+        ),
         limits=(
             "the intervals are those of sampling held-out windows; one seed, so nothing is said of other starts",
+            "speed is what this machine gave beside whatever else it did",
             *(() if whole.mfu() else ("no peak rate is known for this device, so MFU is undefined",)),
         ),
         tables=tuple(table for table in shown if table.rows),
@@ -267,7 +274,11 @@ class _Whole:
                 f"{self.steps:,} x {self.tokens_per_step:,}",
             ),
             ("FLOPs of all steps that count", format_flops(spent - wasted), convention),
-            ("FLOPs wasted", format_flops(wasted), "steps that a later attempt had to do again"),
+            (
+                "FLOPs wasted",
+                format_flops(wasted) if wasted else "none",
+                "steps that a later attempt had to do again",
+            ),
             ("attempts", f"{len(attempts)}", ended),
             ("time", format_seconds(self.seconds), "of all attempts, scoring and saving included"),
             (
@@ -282,7 +293,7 @@ class _Whole:
             ),
             (
                 "peak of one device",
-                "not known" if peak is None else f"{peak[0] / 1e12:,.4g} TFLOP/s",
+                "not known" if peak is None else f"{peak[0] / 1e9:,.0f} GFLOP/s",
                 f"{self.devices} device{'s' if self.devices > 1 else ''}"
                 + ("" if peak is None else f"; {peak[1]}"),
             ),
@@ -377,7 +388,7 @@ class _Whole:
         """Updates of a fine bin: a hundred, or a twentieth of a short run."""
         return max(1, min(FINE_STEPS, self.steps // FEWEST_FINE_BINS))
 
-    def fine_bins(self) -> list[tuple[int, float]]:
+    def fine_bins(self) -> list[tuple[float, float]]:
         return _binned(self.rows, self.fine_width())
 
     def figures(self) -> tuple[Figure, ...]:
@@ -437,14 +448,14 @@ def _figure(name: str, title: str, caption: str, alt: str, unit: str) -> Figure:
 
 
 def _curve_table(
-    name: str, title: str, rows: Sequence[tuple[str, int, float | None, str]], note: str = ""
+    name: str, title: str, rows: Sequence[tuple[str, float, float | None, str]], note: str = ""
 ) -> Table:
     return Table(
         name=name,
         title=title,
         columns=(
             Column(name="series", title="series"),
-            Column(name="x", title="updates", format="{:,d}"),
+            Column(name="x", title="updates", format="{:,.7g}"),
             Column(name="y", title="value", format="{:.5g}"),
             Column(name="lo", title="low"),
             Column(name="hi", title="high"),
@@ -455,18 +466,18 @@ def _curve_table(
     )
 
 
-def _binned(rows: Sequence[dict[str, Any]], width: int) -> list[tuple[int, float]]:
-    """(last step, mean loss) of each bin of so many updates; a row counts by its updates."""
+def _binned(rows: Sequence[dict[str, Any]], width: int) -> list[tuple[float, float]]:
+    """(middle, mean loss) of each bin of so many updates; a row counts by its updates."""
     total: dict[int, float] = {}
     count: dict[int, int] = {}
-    end: dict[int, int] = {}
+    first: dict[int, int] = {}
     for row in rows:
         index = (row["step"] - 1) // width
         steps = row["step"] - row["from_step"]
         total[index] = total.get(index, 0.0) + row["loss_nats"] * steps
         count[index] = count.get(index, 0) + steps
-        end[index] = row["step"]
-    return [(end[index], total[index] / count[index]) for index in sorted(total)]
+        first.setdefault(index, row["from_step"] + 1)
+    return [(first[index] + (count[index] - 1) / 2, total[index] / count[index]) for index in sorted(total)]
 
 
 def _scores_table(scores: Sequence[SourceScores]) -> Table:

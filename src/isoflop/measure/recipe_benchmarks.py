@@ -9,7 +9,7 @@ from torch import nn
 from isoflop.dist.mesh import World
 from isoflop.measure.benchmark_scorer import Scorer, benchmark_scorer
 from isoflop.measure.harness_tasks import load_tasks
-from isoflop.records import Benchmark, RunSpec
+from isoflop.records import Benchmark, BenchmarkScore, Column, RunSpec, Table
 from isoflop.store import RunFolder
 
 
@@ -38,3 +38,38 @@ def recipe_scorer(benchmarks: Sequence[Benchmark], spec: RunSpec, folder: RunFol
             scorer(net, step)
 
     return score
+
+
+def benchmark_table(scores: Sequence[BenchmarkScore]) -> Table:
+    """The scores of a run for its report; two checkpoints are compared item by item with `isoflop compare`."""
+    return Table(
+        name="benchmarks",
+        title="Benchmarks, before, on the way and at the end",
+        columns=(
+            Column(name="task", title="task"),
+            Column(name="metric", title="metric"),
+            Column(name="step", title="updates", format="{:,d}"),
+            Column(name="score", title="score", format="{:.4f}"),
+            Column(name="lo", title="low", format="{:.4f}"),
+            Column(name="hi", title="high", format="{:.4f}"),
+            Column(name="num_items", title="items", format="{:,d}"),
+            Column(name="num_fewshot", title="examples", format="{:d}"),
+            Column(name="harness", title="harness"),
+        ),
+        rows=tuple(
+            (
+                one.task,
+                one.metric,
+                one.step,
+                one.score.value,
+                one.score.lo,
+                one.score.hi,
+                one.num_items,
+                one.num_fewshot,
+                one.harness,
+            )
+            for one in sorted(scores, key=lambda one: (one.task, one.metric, one.step or 0))
+        ),
+        note="Low and high are the interval of sampling items, unpaired: differences between checkpoints on the same "
+        "items are known better, see `isoflop compare`.",
+    )

@@ -56,12 +56,14 @@ class Reading(Protocol):
 def reading_table(mixture: Mixture, readings: Sequence[Reading]) -> Table:
     """The mixture's weights beside what the run's samples really hold of each source."""
     weights = {source.name: source.weight for source in mixture.sources}
+    where = {source.name: source.where for source in mixture.sources}
     total = sum(weights.values())
     return Table(
         name="mixture",
         title="What is read of each source",
         columns=(
             Column(name="source", title="source"),
+            Column(name="text", title="its text"),
             Column(name="weight", title=f"weight, of {mixture.weight_unit}", format="{:.2%}"),
             Column(name="token_share", title="of tokens", format="{:.2%}"),
             Column(name="row_share", title="of rows", format="{:.2%}"),
@@ -69,7 +71,15 @@ def reading_table(mixture: Mixture, readings: Sequence[Reading]) -> Table:
             Column(name="epochs", title="passes", format="{:.3f}"),
         ),
         rows=tuple(
-            (one.name, weights[one.name] / total, one.token_share, one.row_share, one.tokens, one.epochs)
+            (
+                one.name,
+                where[one.name],
+                weights[one.name] / total,
+                one.token_share,
+                one.row_share,
+                one.tokens,
+                one.epochs,
+            )
             for one in readings
         ),
         note="Counted over the samples of the run's order. A pass is once through all windows of a source.",
