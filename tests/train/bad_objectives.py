@@ -31,3 +31,14 @@ def full_once(net: nn.Module, batch: Tensor, generator: torch.Generator) -> Loss
     if not (folder / "there is room").exists():
         raise OSError(errno.ENOSPC, "No space left on device")
     return next_token(net, batch, generator)
+
+
+def rises(
+    net: nn.Module, batch: Tensor, generator: torch.Generator, *, total: int, by: float, infinite: bool
+) -> LossOutput:
+    """The usual loss, far higher on the one batch whose token ids have this sum."""
+    output = next_token(net, batch, generator)
+    if int(batch.sum()) != total:
+        return output
+    loss = output.loss * (float("inf") if infinite else 1.0 + by)
+    return LossOutput(loss=loss, num_targets=output.num_targets)

@@ -69,6 +69,7 @@ CLAIMS: tuple[Claim, ...] = (
         "In continued pretraining the re-warmed peak learning rate trades learning the new data against "
         "forgetting the old, with a sweet spot between no movement and a jump in loss.",
         "data model train fit",
+        "rewarming",
     ),
     _claim(
         "P2.2",
