@@ -25,6 +25,8 @@ LEVEL = 0.95
 TOLERANCE = 0.01
 """Relative tolerance on the loss for the basin and for the smallest good-enough size."""
 WIDTH = 96
+SMALLEST_BUDGET, LARGEST_BUDGET = 1e6, 1e32
+"""FLOPs; beyond them a budget is a slip of the unit."""
 
 
 @dataclass(frozen=True)
@@ -128,10 +130,18 @@ def _flops(budget: float | str) -> float:
     if isinstance(budget, str):
         quantity = units.parse_budget(budget)
         if quantity.unit != "flops":
-            raise ValueError(f"budget {budget!r} is in {quantity.unit}: give training FLOPs, e.g. 3e21")
-        return quantity.amount
+            raise ValueError(
+                f"budget {budget!r} is in {quantity.unit}: give training FLOPs, e.g. 3e21, or ask "
+                "`isoflop plan --law TABLE`, which knows devices and money"
+            )
+        budget = quantity.amount
     if not (math.isfinite(budget) and budget > 0):
         raise ValueError(f"budget is {budget:g} FLOPs: it must be positive, e.g. 3e21")
+    if not SMALLEST_BUDGET <= budget <= LARGEST_BUDGET:
+        raise ValueError(
+            f"budget is {budget:g} FLOPs, outside what can be planned, {SMALLEST_BUDGET:g} to {LARGEST_BUDGET:g}; "
+            "check its unit"
+        )
     return float(budget)
 
 

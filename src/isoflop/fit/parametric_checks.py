@@ -7,12 +7,17 @@ parameter badly. Nothing here looks at a fitted law.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 
 Array = np.ndarray
 MIN_ROWS = 6
 NARROW = 1.5
 WIDE_ENOUGH = 10.0
+MAX_SEARCHED = 5_000
+"""Up to this many runs a second loss scale is also looked for from some size or budget on."""
+_CUTS = (0.1, 0.25, 0.4, 0.5, 0.6, 0.75, 0.9)
 
 
 class LawFitError(ValueError):
@@ -106,6 +111,22 @@ def _two_parallel_trends(design: Array, t: Array, high: Array) -> tuple[Array, f
     return high, offset, base - offset * high
 
 
+def _memberships(N: Array, D: Array, t: Array, design: Array) -> Iterator[Array]:
+    """Where to look for a second scale: above the common trend, and from some size, tokens or budget on.
+
+    A unit that changed along the way (the larger runs in bits) bends the common trend instead of splitting it.
+    """
+    yield t - design @ np.linalg.lstsq(design, t, rcond=None)[0] > 0
+    if len(t) > MAX_SEARCHED:
+        return
+    for values in (N * D, N, D):
+        for cut in np.quantile(values, _CUTS):
+            high = values > cut * (1 + 1e-9)
+            columns = np.concatenate([design, high[:, None].astype(float)], axis=1)
+            if 3 <= high.sum() <= len(t) - 3 and abs(np.linalg.lstsq(columns, t, rcond=None)[0][-1]) > 0.1:
+                yield high
+
+
 def _check_scales(N: Array, D: Array, loss: Array) -> None:
     """Two parallel trends, far apart and each tight: two units of loss in one column."""
     if np.max(loss) > 13.0:
@@ -117,8 +138,10 @@ def _check_scales(N: Array, D: Array, loss: Array) -> None:
     if n < 12:
         return
     t, design = np.log(loss), _trend(N, D)
-    residual = t - design @ np.linalg.lstsq(design, t, rcond=None)[0]
-    high, offset, rest = _two_parallel_trends(design, t, residual > 0)
+    high, offset, rest = min(
+        (_two_parallel_trends(design, t, start) for start in _memberships(N, D, t, design)),
+        key=lambda found: float(np.std(found[2])),
+    )
     count, separation, within = int(high.sum()), abs(offset), float(np.std(rest))
     if min(count, n - count) < max(3, n // 20) or separation < 0.2 or separation < 6 * within:
         return

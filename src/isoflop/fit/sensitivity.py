@@ -166,7 +166,10 @@ def sensitivity_panel(
 
 
 def _runs(fit: LawFit) -> str:
-    left = f", {len(fit.exclusions)} highest losses left out" if fit.exclusions else ""
+    dropped = len(fit.exclusions)
+    left = (
+        f", the {'highest loss' if dropped == 1 else f'{dropped} highest losses'} left out" if dropped else ""
+    )
     return f"{len(fit.N)} runs{left}"
 
 
@@ -224,7 +227,8 @@ def _outliers(q: _Question) -> list[SensitivityRow]:
     rows = []
     for drop in (0, few):
         if drop != q.drop:
-            words = "all runs" if drop == 0 else f"without the {drop} highest losses"
+            several = "highest loss" if drop == 1 else f"{drop} highest losses"
+            words = "all runs" if drop == 0 else f"without the {several}"
             rows.append(_attempt("outliers", words, q, drop_highest_loss=drop))
     if q.drop:
         rows.append(

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from isoflop.fit.tables import USUAL_NAMES, TableError
+from isoflop.fit.tables import USUAL_NAMES, TableError, refuse_other_than_text
 
 Array = np.ndarray
 
@@ -52,21 +52,27 @@ def kind_of(path: Path, columns: Mapping[str, str]) -> Literal["law", "curve"]:
     """
     if path.is_dir():
         return "law"
-    names = [_plain(name) for name in _read(path)]
+    written = _columns(path)
+    names = [_plain(name) for name in written]
     given = set(columns)
     has = {
         role: role in given or any(name in USUAL_NAMES[role] for name in names)
         for role in ("N", "D", "C", "loss")
     }
     is_law = has["N"] and has["loss"] and (has["D"] or has["C"])
-    is_curve = {"x", "y"} <= given or {"x", "y"} <= set(names) or len(names) == 2
+    runs_without_loss = len(names) == 2 and all(
+        any(name in USUAL_NAMES[role] for role in ("N", "D", "C")) for name in names
+    )
+    is_curve = {"x", "y"} <= given or {"x", "y"} <= set(names) or (len(names) == 2 and not runs_without_loss)
     if is_law and not {"x", "y"} & given:
         return "law"
     if is_curve:
         return "curve"
+    if has["N"] + has["loss"] + (has["D"] or has["C"]) == 2:
+        return "law"  # whose reader says which column is missing
     raise TableError(
         f"{path.name} has neither N, tokens (or FLOPs) and loss nor x and y among its columns "
-        f"({', '.join(_read(path))}): name them, --column N=NAME --column D=NAME --column loss=NAME for a law or "
+        f"({', '.join(written)}): name them, --column N=NAME --column D=NAME --column loss=NAME for a law or "
         "--column x=NAME --column y=NAME for a curve, or say --as law or --as curve"
     )
 
@@ -121,10 +127,8 @@ def _numbers(column: list[Any], name: str, path: Path) -> Array:
     return out
 
 
-def _read(path: Path) -> dict[str, list[Any]]:
-    """All columns of a file, by name."""
-    import duckdb
-
+def _reader(path: Path) -> str:
+    """DuckDB's function for a kind of file."""
     kind = path.name.lower().removesuffix(".gz").rsplit(".", 1)[-1]
     readers = {
         "csv": "read_csv_auto(?)",
@@ -135,16 +139,37 @@ def _read(path: Path) -> dict[str, list[Any]]:
         "json": "read_json_auto(?)",
     }
     if kind not in readers or not path.is_file():
-        raise TableError(f"{path}: give an existing .csv, .tsv, .parquet or .jsonl file")
+        raise TableError(f"{path}: give an existing .csv, .tsv, .parquet or .jsonl file, or a folder of logs")
+    if path.stat().st_size == 0:
+        raise TableError(f"{path.name} is empty; export the runs again, one row per run with a header line")
+    refuse_other_than_text(path, kind)
+    return readers[kind]
+
+
+def _query(path: Path, sql: str) -> tuple[list[str], list[tuple[Any, ...]]]:
+    """Names and rows of a query on a file; {file} stands for it."""
+    import duckdb
+
+    reader = _reader(path)
     with duckdb.connect() as connection:
         try:
-            result = connection.execute(f"select * from {readers[kind]} limit 100001", [str(path)])
-            names = [item[0] for item in result.description]
-            rows = result.fetchall()
+            result = connection.execute(sql.format(file=reader), [str(path)])
+            return [item[0] for item in result.description], result.fetchall()
         except duckdb.Error as error:
+            first = str(error).splitlines()[0][:200]
             raise TableError(
-                f"{path.name} cannot be read as {kind} ({str(error).splitlines()[0][:200]})"
+                f"{path.name} cannot be read ({first}); export it again, as CSV with a header line, Parquet or JSONL"
             ) from None
+
+
+def _columns(path: Path) -> list[str]:
+    """Names of the columns, without reading the rows."""
+    return [str(row[0]) for row in _query(path, "describe select * from {file}")[1]]
+
+
+def _read(path: Path) -> dict[str, list[Any]]:
+    """All columns of a file, by name."""
+    names, rows = _query(path, "select * from {file} limit 100001")
     if len(rows) > 100_000:
         raise TableError(
             f"{path.name} has over 100,000 rows; a curve wants its points, not a log: thin it first"

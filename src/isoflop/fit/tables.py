@@ -61,6 +61,8 @@ MAX_ROWS = 200_000
 MAX_LISTED = 1_000
 MIN_ROWS = 6
 MEMORY_LIMIT = "1GB"
+_LOOKED_AT = 1 << 16
+"""Bytes at the start of a file by which it is told whether it is text."""
 
 
 class TableError(ValueError):
@@ -170,6 +172,7 @@ def _from_file(path: Path, given: Mapping[str, str]) -> _Frame:
         raise TableError(f"{path.name}: unknown kind of file; give .csv, .tsv, .parquet or .jsonl (also .gz)")
     if path.stat().st_size == 0:
         raise TableError(f"{path.name} is empty; export the runs again, one row per run with a header line")
+    refuse_other_than_text(path, kind)
     with duckdb.connect() as connection:
         connection.execute(f"set memory_limit = '{MEMORY_LIMIT}'")
         connection.execute("set preserve_insertion_order = true")
@@ -180,6 +183,21 @@ def _from_file(path: Path, given: Mapping[str, str]) -> _Frame:
         except duckdb.Error as error:
             first = str(error).splitlines()[0][:200]
             raise TableError(f"{path.name} cannot be read as {kind} ({first}); export it again") from None
+
+
+def refuse_other_than_text(path: Path, kind: str) -> None:
+    """Say at once that a text file holds none: its reader would look for the end of a line up to its end.
+
+    Raises TableError for a file of kind csv, tsv or json that begins with bytes no text has.
+    """
+    if kind == "parquet" or path.name.lower().endswith(".gz"):
+        return
+    with path.open("rb") as stream:
+        if b"\0" in stream.read(_LOOKED_AT):
+            raise TableError(
+                f"{path.name} cannot be read as {kind}: it holds bytes that are no text (a cut, sparse or binary "
+                "file); export it again, as CSV with a header line, Parquet or JSONL"
+            )
 
 
 def _query(connection: Any, path: Path, relation: str, names: list[str], given: Mapping[str, str]) -> _Frame:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from isoflop.laws.chinchilla import ChinchillaLaw
-from isoflop.plan.belief import PARAMETERS, Belief, from_draws, from_panel, parameters_of, published_names
+from isoflop.plan.belief import PARAMETERS, Belief, from_draws, from_panel, published_names
 from isoflop.store import write_atomic
 
 if TYPE_CHECKING:
@@ -138,8 +138,10 @@ def _from_answer(answer: dict[str, Any], path: Path) -> Belief:
     if missing:
         raise ValueError(f"{path} is not a fitted law: it lacks {', '.join(missing)}; {again}")
     try:
-        point = from_draws(np.array([[float(answer[key]) for key in PARAMETERS]]))
-        law = ChinchillaLaw(*parameters_of(_first(point)))
+        values = [float(answer[key]) for key in PARAMETERS]
+        if not (all(map(math.isfinite, values)) and min(values[1:]) > 0 and values[0] >= 0):
+            raise ValueError(f"{', '.join(PARAMETERS)} must be finite and above zero")
+        law = ChinchillaLaw(*values)
         draws = answer.get("draws", {}).get("rows") or None
         reach = answer.get("range", {})
         panel = answer.get("sensitivity")
@@ -154,11 +156,8 @@ def _from_answer(answer: dict[str, Any], path: Path) -> Belief:
             **(from_panel(panel, float(answer["sensitivity_flops"])) if panel else {}),
         )
     except (TypeError, KeyError, IndexError, AttributeError, ValueError) as error:
-        raise ValueError(f"{path} is damaged ({type(error).__name__}: {error}); {again}") from None
-
-
-def _first(law: ChinchillaLaw) -> ChinchillaLaw:
-    return ChinchillaLaw(*(float(np.ravel(getattr(law, name))[0]) for name in PARAMETERS))
+        what = f"no {error}" if isinstance(error, KeyError) else str(error)
+        raise ValueError(f"{path} is damaged ({what}); {again}") from None
 
 
 def _flops(reach: Mapping[str, Any], end: int) -> float | None:
