@@ -10,6 +10,9 @@ The score of an evaluation is sqrt(mean((ln predicted - ln true)^2)) over its ta
 a domain's figure is the mean over its evaluations. The target rows are read for scoring alone: a method
 gets the training rows and the targets' x. Coverage is the share of target rows inside the 90 % interval.
 
+The width of the intervals is calibrated for each domain on its training rows alone: each curve is cut before
+its end and forecast from the first part. Seconds a curve hold the curve's share of that.
+
 M1 to M4 and the broken power law with one break (BNSL) are fitted here, on the same curves, by least squares
 in ln y from many starts, with an irreducible loss that is not negative. The published figures are averages
 over all evaluations of their domain, of which a table may hold a part: another subset, for orientation.
@@ -31,7 +34,8 @@ from pathlib import Path
 import numpy as np
 
 from isoflop.fit.curves import fit_curves
-from isoflop.fit.loss_forecast import forecast_losses
+from isoflop.fit.loss_calibration import Calibration, calibrate
+from isoflop.fit.loss_forecast import WIDTH, forecast_losses
 
 PUBLISHED = {
     # Lee et al. 2025 (arXiv 2505.23032), RMSLE averaged over all evaluations of the domain.
@@ -143,13 +147,29 @@ METHODS: dict[str, Callable[..., np.ndarray]] = {
 }
 
 
-def score(evaluation: Evaluation, baselines: bool) -> Scored:
+def calibrate_domains(evaluations: list[Evaluation]) -> dict[str, tuple[Calibration, float]]:
+    """The width of each domain's intervals from its training rows, and the seconds that took a curve."""
+    domains: dict[str, list[Evaluation]] = {}
+    for e in evaluations:
+        domains.setdefault(e.domain, []).append(e)
+    found = {}
+    for name, members in domains.items():
+        began = time.perf_counter()
+        ahead = float(np.median([e.x_target.max() / e.x.max() for e in members]))
+        calibration = calibrate([(e.x, e.y) for e in members], ahead=max(ahead, 1.1))
+        found[name] = (calibration, (time.perf_counter() - began) / len(members))
+    return found
+
+
+def score(
+    evaluation: Evaluation, baselines: bool, width: float = WIDTH, calibration_seconds: float = 0.0
+) -> Scored:
     """Forecast and score one evaluation."""
     e = evaluation
     began = time.perf_counter()
-    forecast = forecast_losses(e.x, e.y, e.x_target)
+    forecast = forecast_losses(e.x, e.y, e.x_target, width=width)
     lo, hi = forecast.interval(0.9)
-    seconds = time.perf_counter() - began
+    seconds = time.perf_counter() - began + calibration_seconds
     inside = np.mean((lo <= e.y_target) & (e.y_target <= hi))
     others = {}
     if baselines:
@@ -217,9 +237,12 @@ def main() -> None:
     args = parser.parse_args()
     example = np.arange(1.0, 9.0)
     forecast_losses(example, 1 / example, np.array([10.0])).interval()  # loads SciPy before the clock runs
-    scored = [
-        score(evaluation, not args.no_baselines) for path in args.tables for evaluation in read_table(path)
-    ]
+    evaluations = [evaluation for path in args.tables for evaluation in read_table(path)]
+    calibrated = calibrate_domains(evaluations)
+    scored = []
+    for evaluation in evaluations:
+        calibration, seconds = calibrated[evaluation.domain]
+        scored.append(score(evaluation, not args.no_baselines, calibration.width, seconds))
     summary = summarise(scored)
     if args.json:
         per_curve = [

