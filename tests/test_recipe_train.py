@@ -199,7 +199,7 @@ def test_the_stop_file_makes_it_leave_and_the_same_command_go_on(tmp_path: Path,
     if process.returncode == 0:
         pytest.skip("the run was over before it was asked to stop")
     assert process.returncode == 130
-    assert answer_of(train(*arguments))["steps"] == 400
+    assert answer_of(train(*arguments))["steps"] == 160
 
 
 # --------------------------------------------------------------------------------------- launched

@@ -24,7 +24,7 @@ from isoflop.records import (
 NET = NetSpec(
     vocab_size=300, context=32, dim=16, num_layers=1, num_heads=2, num_kv_heads=2, head_dim=8, ffn_dim=32
 )
-SCALES = {"full": 12, "long": 400}
+SCALES = {"full": 12, "long": 160}
 """Updates of each scale."""
 
 

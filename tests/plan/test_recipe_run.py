@@ -9,7 +9,17 @@ import msgspec
 import pytest
 
 from isoflop import records
-from isoflop.plan.recipe import load_recipe, run_spec, session_seed, session_specs
+from isoflop.plan.recipe import (
+    RecipeError,
+    load_recipe,
+    placed,
+    plan_of,
+    run_spec,
+    session_seed,
+    session_specs,
+    steps_per_session,
+)
+from isoflop.plan.training_run import plan_run
 from isoflop.records import DataSource, DataSpec, Recipe, RunSpec
 
 FOLDER = Path(__file__).resolve().parents[2] / "recipes" / "llama3.1-8b-continual"
@@ -98,3 +108,54 @@ def test_the_smallest_scale_trains(tmp_path):
     assert losses[0] == pytest.approx(6.93, abs=0.3)
     assert losses[-1] < losses[0]
     assert folder.read_measurements()[-1].loss.value is not None
+
+
+def test_another_mesh_is_the_same_run_elsewhere():
+    recipe = load_recipe(FOLDER, "corrected", "cpu")
+    spread = placed(recipe, records.MeshSpec(replicate=2, shard=2))
+    assert spread.placement.num_devices == 4
+    assert (spread.placement.num_nodes, spread.placement.micro_batch_seqs) == (1, 4)
+    assert run_spec(spread, planted_data(spread)) == run_spec(recipe, planted_data(recipe))
+    big = placed(load_recipe(FOLDER, "corrected"), records.MeshSpec(replicate=8, shard=32))
+    assert (big.placement.num_nodes, big.placement.devices_per_node) == (32, 8)
+    with pytest.raises(ValueError, match="cannot be dealt over 3 nodes"):
+        placed(recipe, records.MeshSpec(shard=4), 3)
+
+
+def test_a_session_is_a_job_s_steps_in_whole_checkpoints():
+    recipe = load_recipe(FOLDER, "as-posted")
+    steps = steps_per_session(recipe, plan_run(recipe))
+    # 24 h of 36 s steps are 2,400, less starts, failures and pauses; in hundreds.
+    assert steps % recipe.operations.checkpoint_every_steps == 0
+    assert 2200 <= steps < 2400
+    small = load_recipe(FOLDER, "as-posted", "cpu")
+    assert steps_per_session(small, plan_run(small)) == small.operations.checkpoint_every_steps
+
+
+def test_weights_and_held_out_text_are_part_of_the_run():
+    recipe = load_recipe(FOLDER, "corrected", "cpu")
+    data = planted_data(recipe)
+    drawn, given = run_spec(recipe, data), run_spec(recipe, data, start_weights="a" * 64)
+    assert drawn.fingerprint() != given.fingerprint()
+    few = run_spec(recipe, data, most_windows=5).evaluate
+    assert few is not None
+    assert few.num_windows == 5
+    assert run_spec(recipe, data, most_windows=0).evaluate is None
+
+
+def test_the_plan_declares_a_statement_for_each_source():
+    recipe = load_recipe(FOLDER, "as-posted", "cpu")
+    specs = session_specs(recipe, planted_data(recipe), 60)
+    made = plan_run(recipe)
+    plan = plan_of(recipe, specs, made, rerun="again", provenance=records.Provenance(isoflop="0", python="3"))
+    assert len(plan.rule.statements) == len(recipe.mixture.sources)
+    assert plan.planned_flops.flops == pytest.approx(sum(spec.own_flops for spec in specs))
+    assert sum(run.cost_flops for run in plan.runs) == pytest.approx(plan.planned_flops.flops)
+    assert plan.options["peak_flops_per_s"] is None
+
+
+def test_an_unknown_scale_or_variant_lists_those_there_are():
+    with pytest.raises(RecipeError, match="knows no scale 'huge'; it has: full, 3b, 1b, cpu, gpu"):
+        load_recipe(FOLDER, "corrected", "huge")
+    with pytest.raises(RecipeError, match="it has: corrected, as-posted"):
+        load_recipe(FOLDER, "better")
