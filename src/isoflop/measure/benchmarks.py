@@ -305,7 +305,7 @@ def _no_pools() -> Iterator[None]:
 
 def _config(candidate: Candidate, settings: Settings) -> dict[str, Any]:
     return {
-        "model": "isoflop" if candidate.run is not None else type(candidate.harness_model).__name__,
+        "model": {"HFLM": "hf"}.get(type(candidate.harness_model).__name__, "isoflop"),
         "model_args": candidate.name,
         "model_dtype": candidate.precision,
         "max_length": candidate.context,
@@ -394,7 +394,7 @@ def write(done: Benchmarked, out: Path) -> Written:
     items = {}
     for task, rows in done.samples.items():
         items[task] = results.parent / f"samples_{task.replace('/', '_')}_{label}.jsonl"
-        write_atomic(items[task], "".join(json_text(_log_row(row)) + "\n" for row in rows))
+        write_atomic(items[task], "".join(json_text(_log_row(task, row)) + "\n" for row in rows))
     write_atomic(results, json_text(done.results, indent=2))
     return Written(results=results, items=items, scores=done.scores(items))
 
@@ -432,7 +432,7 @@ def json_text(value: Any, indent: int | None = None) -> str:
     return json.dumps(value, indent=indent, default=handle_non_serializable, ensure_ascii=False)
 
 
-def _log_row(row: Mapping[str, Any]) -> dict[str, Any]:
+def _log_row(task: str, row: Mapping[str, Any]) -> dict[str, Any]:
     """A row of an item log, with arguments by name and answers as text: lm-eval's form on disk."""
     arguments = {
         f"gen_args_{i}": {f"arg_{j}": part for j, part in enumerate(one)}
@@ -440,6 +440,7 @@ def _log_row(row: Mapping[str, Any]) -> dict[str, Any]:
     }
     return {
         **row,
+        "task_name": task,
         "arguments": arguments,
         "resps": _as_text(row["resps"]),
         "filtered_resps": _as_text(row["filtered_resps"]),

@@ -11,6 +11,7 @@ Everything is loaded and checked before a model is asked anything.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import difflib
 import hashlib
 import io
@@ -144,9 +145,9 @@ def _find(name: str, managers: _Managers) -> list[Any]:
         if path.suffix == ".jsonl":
             return _objects(managers.local.load([items_task(path)]))
         if path.suffix == ".yaml":
-            return _objects(_load_beside(_manager([path.parent]), _name_in(path)))
+            return _load_beside(_manager([path.parent]), _name_in(path))
         if name in managers.local.all_tasks:
-            return _objects(_load_beside(managers.local, name))
+            return _load_beside(managers.local, name)
         if name in managers.all().all_tasks:
             return _objects(managers.all().load([name]))
     except BenchmarkError:
@@ -174,18 +175,42 @@ def _objects(loaded: Mapping[str, Any]) -> list[Any]:
     return [*outer, *(task for name, task in loaded["tasks"].items() if name not in inside)]
 
 
-def _load_beside(manager: Any, name: str) -> Mapping[str, Any]:
-    """A local task, whose data files are looked for beside its file, too."""
-    entry = manager.task_index[name]
-    kwargs = (entry.cfg or {}).get("dataset_kwargs") or {}
-    found = _beside(kwargs.get("data_files"), Path(entry.yaml_path).parent) if entry.yaml_path else None
-    if found is None or "group" in (entry.cfg or {}):
-        loaded: Mapping[str, Any] = manager.load([name])
-        return loaded
-    # A group of one is lm-eval's way to load a registered task with another value of a field.
-    member = {"task": name, "dataset_kwargs": {**kwargs, "data_files": found}}
-    inside = manager.load([{"group": f"{name} beside its file", "task": [member]}])
-    return {"tasks": inside["tasks"], "groups": {}, "group_map": {}}
+def _load_beside(manager: Any, member: Any, shared: Mapping[str, Any] | None = None) -> list[Any]:
+    """A local task or group as lm-eval's objects; its data files are looked for beside its task file, too.
+
+    Args:
+        manager: knows the local folders.
+        member: a name, or a group's entry: a name under "task" with changes of its fields.
+        shared: changes that a group makes to all its tasks.
+    """
+    name = member["task"] if isinstance(member, dict) and "task" in member else member
+    entry = manager.task_index.get(name) if isinstance(name, str) else None
+    if entry is None or entry.yaml_path is None:  # a tag, or a group that is written out in another
+        return _objects(manager.load([member]))
+    config = entry.cfg or {}
+    if "group" in config:
+        return [_group_beside(manager, config)]
+    kwargs = config.get("dataset_kwargs") or {}
+    found = _beside(kwargs.get("data_files"), Path(entry.yaml_path).parent)
+    moved = {} if found is None else {"dataset_kwargs": {**kwargs, "data_files": found}}
+    changes = {**(shared or {}), **moved, **(member if isinstance(member, dict) else {"task": name})}
+    if changes == {"task": name}:
+        return _objects(manager.load([name]))
+    # A group of one is lm-eval's way to load a registered task with other values of its fields.
+    return list(manager.load([{"group": f"{name} beside its file", "task": [changes]}])["tasks"].values())
+
+
+def _group_beside(manager: Any, config: Mapping[str, Any]) -> Any:
+    from lm_eval.api.group import Group
+    from lm_eval.config.group import GroupConfig
+
+    own = {one.name for one in dataclasses.fields(GroupConfig)}
+    group = Group.from_config(GroupConfig(**{key: value for key, value in config.items() if key in own}))
+    shared = {key: value for key, value in config.items() if key not in own}
+    for member in config.get("task") or []:
+        for child in _load_beside(manager, member, shared):
+            group.add(child)
+    return group
 
 
 def _beside(files: Any, folder: Path) -> Any:
@@ -219,7 +244,7 @@ def items_task(path: Path) -> dict[str, Any]:
     Raises BenchmarkError, naming the line, for an item that is not whole.
     """
     text = path.read_bytes()
-    for number, line in enumerate(text.decode("utf-8", errors="replace").splitlines(), start=1):
+    for number, line in enumerate(text.decode("utf-8", errors="replace").split("\n"), start=1):
         if line.strip():
             _check_item(line, f"{path}, line {number}")
     return {
