@@ -150,6 +150,49 @@ def test_sessions_that_shuffle_anew_are_a_chain_read_as_one_run(tmp_path: Path, 
     assert [row[1] for row in lines] == list(range(1, 13))
 
 
+@pytest.mark.slow
+def test_benchmarks_are_scored_at_the_ends_and_shown(tmp_path: Path, shards: Path) -> None:
+    pytest.importorskip("lm_eval")
+    items = tmp_path / "words.jsonl"
+    rows = [{"query": f"abc {number}", "choices": ["ab", "gh"], "gold": number % 2} for number in range(6)]
+    items.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    out = tmp_path / "out"
+    answer_of(train(RECIPE, "--data", shards, "--out", out, "--benchmark", items))
+    (table,) = [table for table in Store(out).read_verdict().tables if table.name == "benchmarks"]
+    scored = {(row[0], row[2]) for row in table.rows}
+    assert {("words", 0), ("words", 12)} <= scored
+    assert all(row[6] == 6 for row in table.rows)
+    assert "Benchmarks, before" in (out / "report.html").read_text()
+    (folder,) = Store(out).run_folders()
+    steps = [folder.path / "benchmarks" / f"step-{step:08d}" for step in (0, 12)]
+    compared = shell("compare", *steps)
+    assert compared.exit_code == 0, compared.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.browser
+def test_the_report_opens_quietly_on_a_desk_and_a_phone(tmp_path: Path, shards: Path) -> None:
+    from tests.browser import Browser, missing_browser
+
+    if reason := missing_browser():
+        pytest.skip(reason)
+    answer = answer_of(train(RECIPE, "--data", shards, "--out", tmp_path / "out"))
+    report = Path(answer["report"])
+    with Browser() as browser:
+        page = browser.open(report)
+        for width in (1200, 360):
+            page.set_viewport(width, 900)
+            assert page.evaluate("document.documentElement.scrollWidth") <= width
+        assert page.problems == []
+        assert page.requests == [report.as_uri()]
+        titles = page.evaluate("[...document.querySelectorAll('figcaption strong')].map(e => e.textContent)")
+        assert [title.split(". ", 1)[1].rstrip(".") for title in titles] == [
+            "Training loss",
+            "Bits per byte of each source's held-out text",
+            "Learning rate, gradient norm and throughput",
+        ]
+
+
 def start(*arguments: object) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "isoflop", "train", *map(str, arguments)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
@@ -269,6 +312,23 @@ def test_torchrun_starts_the_ranks_of_this_machine(tmp_path: Path, shards: Path)
     assert "report:" in said
     (folder,) = Store(out).run_folders()
     assert folder.read_record().provenance.num_workers == 2
+
+
+@pytest.mark.slow
+def test_ctrl_c_makes_all_ranks_save_and_leave(tmp_path: Path, shards: Path) -> None:
+    out = tmp_path / "out"
+    arguments = (RECIPE, "--scale", "long", "--data", shards, "--out", out, "--nproc", 2)
+    process = start(*arguments)
+    wait_for_state(out, process)
+    process.send_signal(signal.SIGINT)
+    said, _ = process.communicate(timeout=120)
+    (folder,) = Store(out).run_folders()
+    if folder.finished:
+        pytest.skip("the run was over before it was asked to stop")
+    assert process.returncode == 130, said
+    (attempt,) = folder.read_attempts()
+    assert attempt.ended == "cut"  # saved at the step where it left, so that nothing is done again
+    assert attempt.flops_wasted == 0
 
 
 def test_several_nodes_are_a_command_for_each(tmp_path: Path, shards: Path) -> None:

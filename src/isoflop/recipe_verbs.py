@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import signal
 import subprocess
 import time
 from collections.abc import Callable
@@ -328,7 +329,7 @@ def _train_one(
             raise KeyboardInterrupt
         return record
     command = torchrun_commands(ready)[ready.folders.index(folder)]
-    code = subprocess.run(command, check=False).returncode
+    code = _run_ranks(command, folder)
     if folder.finished:
         return folder.read_record()
     if code == 0:
@@ -336,6 +337,26 @@ def _train_one(
     raise RequestError(
         f"the ranks ended with code {code}; their messages are above, and the same command goes on"
     )
+
+
+def _run_ranks(command: list[str], folder: RunFolder) -> int:
+    """Start the ranks and wait for them; Ctrl-C and SIGTERM ask them by the stop file to save together and leave.
+
+    They form a session of their own: a terminal's Ctrl-C would otherwise reach each of them twice, once through
+    torchrun, and end them in the middle of saving.
+    """
+    from isoflop.train.distributed_worker import STOP
+
+    process = subprocess.Popen(command, start_new_session=True)
+    asked = (signal.SIGINT, signal.SIGTERM)
+    before = {
+        number: signal.signal(number, lambda number, frame: (folder.path / STOP).touch()) for number in asked
+    }
+    try:
+        return process.wait()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def torchrun_commands(ready: Ready) -> tuple[list[str], ...]:
