@@ -48,7 +48,7 @@ class BestSoFar:
     """Standard deviation of that distance, from not knowing the noise."""
 
 
-def hidden_noise(x: ArrayLike, y: ArrayLike, *, seed: int = 0) -> BestSoFar | None:
+def hidden_noise(x: ArrayLike, y: ArrayLike, *, known: bool = False, seed: int = 0) -> BestSoFar | None:
     """The noise behind a curve of best values so far; None when the curve is not one.
 
     A curve is taken for one when it has `FEWEST` points, never rises, and repeats a value.
@@ -56,12 +56,13 @@ def hidden_noise(x: ArrayLike, y: ArrayLike, *, seed: int = 0) -> BestSoFar | No
     Args:
         x: [n] places, increasing, > 0.
         y: [n] values, > 0.
+        known: take any curve for one that never rises, as when others of its kind are.
         seed: of the simulations.
     """
     x_n, y_n = np.asarray(x, dtype=float), np.asarray(y, dtype=float)
     drop = -np.diff(np.log(y_n))
     tied = np.abs(drop) < 1e-9
-    if len(x_n) < FEWEST or np.any(drop < -1e-9) or not tied.any():
+    if len(x_n) < FEWEST or np.any(drop < -1e-9) or not (known or tied.any()):
         return None
     gap = np.diff(x_n)
     between = np.clip(np.round(gap / np.median(gap[:FEWEST])), 1, MOST_BETWEEN).astype(int)

@@ -5,6 +5,8 @@ intervals (`loss_forecast`) is then set so that they hold nine tenths of what fo
 once. A few curves say little, so some made-up ones at the usual width are counted with them. What is to be
 forecast is never needed.
 
+Curves of best values so far never narrow the intervals: what they hold back has lost its upward misses.
+
 Left out: the choice of the descriptions' weights. Learning those from the curves of a kind was tried inside
 training halves and gained nothing that lasted from one cut to the next.
 """
@@ -15,7 +17,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
+from isoflop.fit.best_so_far import hidden_noise
 from isoflop.fit.loss_forecast import FEWEST_POINTS, FREEDOM, WIDTH, forecast_losses
 from isoflop.laws.curves import Array
 
@@ -23,8 +27,8 @@ LEVEL = 0.9
 """Share of the held-back points that the intervals are made to hold."""
 USUAL_CURVES = 6.0
 """Weight of the usual width, in curves."""
-MOST_BACKTESTS = 24
-"""Cuts in all; enough to know a width to a tenth or so."""
+MOST_BACKTESTS = 16
+"""Curves that are cut; enough to know a width to a fifth or so."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +37,8 @@ class Calibration:
 
     width: float
     """To be given to `forecast_losses`."""
+    best_so_far: bool
+    """Most of the curves are best values so far; to be given to `forecast_losses`."""
     num_backtests: int
     coverage90: float | None
     """Share of the held-back points inside 90 % intervals of the usual width; None without a back-test."""
@@ -40,15 +46,14 @@ class Calibration:
     """Root mean square of ln(forecast / value), mean over the back-tests; None without one."""
 
 
-def calibrate(curves: Sequence[tuple[Array, Array]], *, ahead: float = 2.0, seed: int = 0) -> Calibration:
+def calibrate(curves: Sequence[tuple[Array, Array]], *, ahead: float = 2.0) -> Calibration:
     """Learn the width of intervals from curves of a kind.
 
     Args:
         curves: (x [n], y [n]) of each, both > 0. A curve too short to be cut is passed over.
-        ahead: ratio of the largest x to be asked for to the largest known, > 1. Curves are cut that far
-            before their end, half and a quarter of it (in ln x), but never below half of their points: the
-            long way tries the horizon, the short one what is known by now.
-        seed: of the choice of cuts when there are more than `MOST_BACKTESTS`.
+        ahead: ratio of the largest x to be asked for to the largest known, > 1. Each of up to `MOST_BACKTESTS`
+            curves is cut once, in turn that far before its end, half and a quarter of it (in ln x), but never
+            below half of its points: the long way tries the horizon, the short one what is known by now.
 
     Raises:
         ValueError: `ahead` is not above 1.
@@ -58,13 +63,16 @@ def calibrate(curves: Sequence[tuple[Array, Array]], *, ahead: float = 2.0, seed
         raise ValueError(
             f"ahead = {ahead:g} must be above 1: it is how far beyond the data is to be forecast"
         )
-    cuts = [cut for x, y in curves for cut in _cuts(np.asarray(x, float), np.asarray(y, float), ahead)]
-    if len(cuts) > MOST_BACKTESTS:
-        pick = np.random.default_rng(seed).choice(len(cuts), MOST_BACKTESTS, replace=False)
-        cuts = [cuts[i] for i in np.sort(pick)]
+    long_enough = [(np.asarray(x, float), np.asarray(y, float)) for x, y in curves]
+    long_enough = [(x, y) for x, y in long_enough if len(np.unique(x)) > FEWEST_POINTS]
+    num = min(len(long_enough), MOST_BACKTESTS)
+    some = np.linspace(0, len(long_enough) - 1, num).round().astype(int)
+    ways = np.log(ahead) * np.array([1.0, 0.5, 0.25])
+    cuts = [_cut(long_enough[index], float(ways[turn % len(ways)])) for turn, index in enumerate(some)]
     usual = _usual_scores()
+    best_so_far = _mostly_best(curves)
     if not cuts:
-        return Calibration(WIDTH, 0, None, None)
+        return Calibration(WIDTH, best_so_far, 0, None, None)
     reach = float(np.quantile(usual, LEVEL))
     scores, covered, errors = [usual], [], []
     for x, y, known in cuts:
@@ -75,22 +83,28 @@ def calibrate(curves: Sequence[tuple[Array, Array]], *, ahead: float = 2.0, seed
         errors.append(float(np.sqrt(np.mean(miss**2))))
     shares = [USUAL_CURVES, *[1.0] * len(cuts)]
     weight = np.concatenate([np.full(len(s), w / len(s)) for s, w in zip(scores, shares, strict=True)])
-    held = _weighted_quantile(np.concatenate(scores), weight, LEVEL)
-    return Calibration(WIDTH * held / reach, len(cuts), float(np.mean(covered)), float(np.mean(errors)))
+    width = WIDTH * _weighted_quantile(np.concatenate(scores), weight, LEVEL) / reach
+    if best_so_far:
+        width = max(width, WIDTH)
+    return Calibration(width, best_so_far, len(cuts), float(np.mean(covered)), float(np.mean(errors)))
 
 
-def _cuts(x: Array, y: Array, ahead: float) -> list[tuple[Array, Array, Array]]:
-    """(x, y, which are known) for each way of cutting the curve."""
+def _mostly_best(curves: Sequence[tuple[Array, Array]]) -> bool:
+    """Whether more than half of the curves are best values so far, by themselves."""
+    found = 0
+    for x, y in curves:
+        order = np.argsort(x, kind="stable")
+        places, first = np.unique(np.asarray(x, float)[order], return_index=True)
+        found += hidden_noise(places, np.asarray(y, float)[order][first]) is not None
+    return 2 * found > len(curves)
+
+
+def _cut(curve: tuple[Array, Array], way: float) -> tuple[Array, Array, NDArray[np.bool_]]:
+    """(x, y, which are known) of a curve that is cut this far in ln x before its end."""
+    x, y = curve
     distinct = np.unique(x)
-    if len(distinct) <= FEWEST_POINTS:
-        return []
     least = distinct[max(len(distinct) // 2, FEWEST_POINTS) - 1]
-    most = distinct[-2]
-    ends = {
-        float(np.clip(distinct[-1] / ratio, least, most)) for ratio in ahead ** np.array([1.0, 0.5, 0.25])
-    }
-    masks = {(x <= end).tobytes(): x <= end for end in sorted(ends)}
-    return [(x, y, mask) for mask in masks.values()]
+    return x, y, x <= np.clip(distinct[-1] * np.exp(-way), least, distinct[-2])
 
 
 def _usual_scores() -> Array:
