@@ -1,10 +1,10 @@
 """Text to token ids and back, as one model was trained to see them, and its chat template.
 
 A `TextCodec` is made from the tokenizer files of a folder of weights, or from the tokenizer of a training
-corpus. It follows what transformers does with the same files (which tokens are put before a text, how a chat
-template is filled in) without importing it. Special tokens that a text spells out are read as such: chat
-templates are made of them. The tokenizer of `isoflop.data` does the opposite, because training text must
-not be able to end a document.
+corpus. It follows what transformers 5 does with the same files, without importing it: tokenizer.json alone
+says which tokens are put before a text ("add_bos_token" of its config does not count), and chat templates are
+filled in alike. Special tokens that a text spells out are read as such, for chat templates are made of them.
+The tokenizer of `isoflop.data` does the opposite, because training text must not be able to end a document.
 """
 
 from __future__ import annotations
@@ -38,11 +38,9 @@ class TextCodec:
         prefix_token: id that stands before a text without context: the beginning of a sequence if there is
             such a token, else the end of the text before.
         end_token: id that ends a text.
-        bos_text: how the first of a sequence is spelled; None when the model has none.
+        bos_text: how the first token of a sequence is spelled; None when the model has none.
+        eos_text: how the end token is spelled; None when it cannot be.
         backend: a `tokenizers.Tokenizer`; None for bytes.
-        lead: ids put before a text that is encoded with special tokens.
-        trail: ids put after it.
-        keeps_own_rule: the backend's own post-processor puts special tokens, `lead` and `trail` do not count.
         chat_template: Jinja text; None when the model has none.
     """
 
@@ -53,9 +51,6 @@ class TextCodec:
     bos_text: str | None = None
     eos_text: str | None = None
     backend: Any = None
-    lead: tuple[int, ...] = ()
-    trail: tuple[int, ...] = ()
-    keeps_own_rule: bool = False
     chat_template: str | None = None
 
     @property
@@ -64,14 +59,11 @@ class TextCodec:
         return self.decode([self.prefix_token], skip_special=False)
 
     def encode(self, text: str, *, special: bool = True) -> list[int]:
-        """Token ids of a text; with `special` also the tokens that the model wants around it."""
+        """Token ids of a text; with `special` also the tokens that tokenizer.json puts around it."""
         if self.backend is None:
             return list(text.encode())
-        if self.keeps_own_rule:
-            ids: list[int] = self.backend.encode(text, add_special_tokens=special).ids
-            return ids
-        inner: list[int] = self.backend.encode(text, add_special_tokens=False).ids
-        return [*self.lead, *inner, *self.trail] if special else inner
+        ids: list[int] = self.backend.encode(text, add_special_tokens=special).ids
+        return ids
 
     def decode(self, ids: Sequence[int], *, skip_special: bool = True) -> str:
         """Text of token ids; bytes that are no UTF-8 become the replacement character."""
@@ -150,7 +142,6 @@ def folder_codec(folder: Path) -> TextCodec:
             f'{folder}: neither {TOKENIZER_CONFIG} ("eos_token") nor {CONFIG} ("eos_token_id") names a token of '
             f"{TOKENIZER} that ends a text; add one of them"
         )
-    explicit = "add_bos_token" in settings or "add_eos_token" in settings
     return TextCodec(
         name=str(folder),
         vocab_size=max(backend.get_vocab(with_added_tokens=True).values()) + 1,
@@ -159,9 +150,6 @@ def folder_codec(folder: Path) -> TextCodec:
         bos_text=None if bos is None else backend.id_to_token(bos),
         eos_text=backend.id_to_token(eos),
         backend=backend,
-        lead=(bos,) if bos is not None and settings.get("add_bos_token") else (),
-        trail=(eos,) if settings.get("add_eos_token") else (),
-        keeps_own_rule=backend.post_processor is not None and not explicit,
         chat_template=_chat_template(folder, settings),
     )
 
