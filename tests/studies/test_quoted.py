@@ -74,11 +74,20 @@ def test_eval_difference_reaches_the_known_z_values():
 def test_incremental_reaches_the_known_shares():
     assert incremental.compound(0.001, 100) == pytest.approx(1.105, abs=5e-4)
     assert incremental.compound(0.0005, 50) == pytest.approx(1.025, abs=5e-4)
-    latest = incremental.latest_shares(incremental.recorded())
-    assert latest.total == pytest.approx(37.6, abs=0.05)
-    assert latest.top[5] == pytest.approx(0.44, abs=0.005)
-    assert latest.top[10] == pytest.approx(0.60, abs=0.005)
-    assert latest.since_21 == pytest.approx(2.45, abs=0.005)
+    records = incremental.recorded()
+    found = incremental.shares(records)
+    # Each to half of the last digit that is known.
+    assert len(records) == 88
+    assert found.total == pytest.approx(37.6, abs=0.05)
+    assert found.top[5] == pytest.approx(0.44, abs=0.005)
+    assert found.top[10] == pytest.approx(0.60, abs=0.005)
+    assert found.top[20] == pytest.approx(0.76, abs=0.005)
+    assert found.median_gain == pytest.approx(0.012, abs=5e-4)
+    assert found.num_small == 53
+    assert found.small_share == pytest.approx(0.13, abs=0.005)
+    assert found.num_since_21 == 68
+    assert found.largest_since_21 == pytest.approx(0.056, abs=5e-4)
+    assert found.since_21 == pytest.approx(2.45, abs=0.005)
 
 
 def test_shares_of_a_planted_series():
@@ -92,7 +101,7 @@ def test_shares_of_a_planted_series():
     assert found.top[10] == pytest.approx(10 * math.log(2) / total)
     assert found.num_small == 100
     assert found.small_share == pytest.approx(1 - found.top[10])
-    assert found.median_gain == pytest.approx(0.01)
+    assert found.median_gain == pytest.approx(1 / 0.99 - 1)
 
 
 def test_records_are_read_from_a_table(tmp_path: Path):
@@ -117,12 +126,6 @@ def test_records_are_read_from_a_table(tmp_path: Path):
     path.write_text("nothing here")
     with pytest.raises(ValueError, match="speedrun's README"):
         incremental.read_records(path)
-
-
-def test_a_later_record_that_could_matter_is_refused(monkeypatch):
-    monkeypatch.setattr(incremental, "LARGEST_LATER_GAIN", 0.2)
-    with pytest.raises(ValueError, match="ten largest"):
-        incremental.latest_shares(incremental.recorded())
 
 
 def test_machine_found_gains():

@@ -1,7 +1,7 @@
 """Text made by rule: four tasks on strings of digits, each with an answer of several tokens.
 
     c481526=481526    copy                     s481526=124568    sort
-    r481526=625184    reverse                  a481526=420168    running sum modulo ten
+    r481526=625184    reverse                  a481526=423806    running sum modulo ten
 
 One problem per line, all lines equally long, so that a window of whole lines starts at the start of a line.
 No held-out problem occurs in the training part. The text depends on nothing but this file: problems are

@@ -24,7 +24,7 @@ FAMILIES = (
 RIVALS_SHOWN = 2
 """Curves of small multiples beside the best one, when they hold at least `LEAST_WEIGHT`."""
 LEAST_WEIGHT = 0.05
-MOST_PLACES = 48
+MOST_PLACES = 40
 """Points of each curve in a small panel."""
 
 
@@ -150,19 +150,25 @@ def panels_table(
 def _panel_rows(panel: str, item: Judged, points: bool) -> list[tuple[Scalar, ...]]:
     drawing = item.answer["drawing"]
     found = drawing["points"]
-    last = found["x"][-1] * (1 + 1e-9)
-    inside = [index for index, x in enumerate(drawing["x"]) if x <= last]
-    kept = sorted({*inside[:: max(1, len(inside) // MOST_PLACES)], *inside[-1:]})
+    places = [float(f"{x:.6g}") for x in np.geomspace(found["x"][0], found["x"][-1], MOST_PLACES)]
+
+    def at(values: Sequence[float]) -> list[float]:
+        found = np.interp(np.log(places), np.log(drawing["x"]), np.asarray(values, float))
+        return [float(f"{y:.4g}") for y in found]  # for the eye; more digits would only fill the page
+
+    band = f"{drawing['level']:.0%} of new measurements"
     rows: list[tuple[Scalar, ...]] = [
-        (panel, "new measurements", drawing["x"][i], None, drawing["lo"][i], drawing["hi"][i], "band")
-        for i in kept
+        (panel, band, float(x), None, lo, hi, "band")
+        for x, lo, hi in zip(places, at(drawing["lo"]), at(drawing["hi"]), strict=True)
     ]
     shown = [row for row in item.answer["families"][1 : RIVALS_SHOWN + 1] if row["weight"] >= LEAST_WEIGHT]
     for role, families in (("thin", shown), ("line", item.answer["families"][:1])):
         for row in families:
-            curve = drawing["families"].get(row["name"])
-            if curve is not None:
-                rows += [(panel, row["name"], drawing["x"][i], curve[i], None, None, role) for i in kept]
+            curve = drawing["families"][row["name"]]
+            rows += [
+                (panel, row["name"], float(x), y, None, None, role)
+                for x, y in zip(places, at(curve), strict=True)
+            ]
     if points:
         rows += [
             (panel, "scores", x, y, None, None, "points") for x, y in zip(found["x"], found["y"], strict=True)

@@ -46,6 +46,7 @@ class LadderRecipe:
         cooldown: share of the steps in the linear cooldown at the end, in (0, 1).
         max_epochs: largest number of passes over the corpus.
         num_windows, num_groups: validation windows per score, and groups of them.
+        num_scores: scores along each run, at equal distances, the last one at its end.
     """
 
     nets: tuple[NetSpec, ...]
@@ -60,6 +61,7 @@ class LadderRecipe:
     max_epochs: float = 4.0
     num_windows: int = 512
     num_groups: int = 32
+    num_scores: int = 1
 
 
 def plan_size_ladder(
@@ -155,7 +157,10 @@ def _spec(recipe: LadderRecipe, net: NetSpec, num_steps: int, seed: int, corpus:
             decay_start_step=round(num_steps * (1 - recipe.cooldown)),
         ),
         evaluate=EvalSpec(
-            function=recipe.score, num_windows=recipe.num_windows, num_groups=recipe.num_groups
+            function=recipe.score,
+            num_windows=recipe.num_windows,
+            num_groups=recipe.num_groups,
+            every_steps=num_steps // recipe.num_scores if recipe.num_scores > 1 else None,
         ),
         batch_seqs=recipe.batch_seqs,
         num_steps=num_steps,

@@ -363,6 +363,8 @@ def _pair_panels(pairs: Sequence[tuple[Judged, Judged]]) -> Table:
     return panels_table(found, "metrics", "Exact match and per token: curves that fit", points=show_points())
 
 
+BOUNDS: dict[str, Scalar] = {"y_lo": 0.0, "y_hi": 1.0, "own_y": True}
+"""A grade lies in [0, 1]; a polynomial need not, and would squeeze everything else."""
 PANELS = (
     "Thick: the family that fits best; thin: others that remain. Shaded: where 90 % of new measurements fall."
 )
@@ -381,7 +383,7 @@ def _cited_figure(tasks: Sequence[Judged]) -> Figure:
         caption=f"Multiple-choice grade against non-embedding parameters, twelve sizes. {PANELS} {_without_points()}",
         alt="Small panels, one task each, drawn twice: " + _in_words([item for item in tasks if item.cited]),
         tables=("cited",),
-        options={"x_axes": "linear log", "per_row": 4, "x_title": "parameters", "y_title": "grade"},
+        options={"x_axes": "linear log", "per_row": 4, "x_title": "parameters", "y_title": "grade", **BOUNDS},
     )
 
 
@@ -393,7 +395,7 @@ def _other_figure(tasks: Sequence[Judged]) -> Figure:
         caption=f"Multiple-choice grade against non-embedding parameters, twelve sizes. {PANELS} {_without_points()}",
         alt="Small panels, one task each: " + _in_words([item for item in tasks if not item.cited]),
         tables=("others",),
-        options={"x_axes": "log", "per_row": 5, "x_title": "parameters", "y_title": "grade"},
+        options={"x_axes": "log", "per_row": 5, "x_title": "parameters", "y_title": "grade", **BOUNDS},
     )
 
 

@@ -1,9 +1,11 @@
-"""Do jumps of exact match with size stay jumps when each token is scored?
+"""Do jumps of exact match, with size or with training, stay jumps when each token is scored?
 
-Claim P22.1 once more, on a sweep of our own: nets of eleven sizes learn four tasks whose answers have six
-tokens, all on the same samples. Each answer is scored exactly (its first k tokens all right), per token
-(share of the k tokens right) and continuously (the probability of a token, geometric mean over the k). A jump
-is defined before looking: over half of the whole change falls within a tenth of the range of log compute.
+Claim P22.1 once more, on a sweep of our own: nets of ten sizes learn four tasks whose answers have six
+tokens, all on the same samples, and each is scored sixteen times on its way. Each answer is scored exactly
+(its first k tokens all right), per token (share of the k tokens right) and continuously (the probability of a
+token, geometric mean over the k). A jump is defined before looking: over half of the whole change falls
+within a tenth of the range of log compute. Compute is that of nets of all sizes at the end of training, and
+that along the training of the largest net.
 Prediction: some curves of exact match jump; under the continuous score most of these do not.
 Command: ``isoflop run exact_match``. Cost: minutes on two CPU cores; more budget buys longer training.
 """
@@ -16,22 +18,23 @@ from isoflop.records import DecisionRule, Evidence, NetSpec, Plan, PlanRequest, 
 from isoflop.refs import function_ref
 from isoflop.studies.study import CorpusRequest, Study
 
-QUESTION = "Do jumps of exact match with size stay jumps when each token is scored?"
-WIDTHS = (4, 6, 8, 10, 12, 16, 20, 24, 32, 40, 48)
-"""Of the residual stream, in steps of about 1.4 in compute."""
+QUESTION = "Do jumps of exact match, with size or with training, stay jumps when each token is scored?"
+WIDTHS = (4, 6, 8, 12, 16, 20, 24, 32, 40, 48)
+"""Of the residual stream, in steps of about 1.5 in compute."""
 NUM_LAYERS = 2
 CONTEXT = 60
 """Four problems of fifteen tokens."""
 
 RULE = DecisionRule(
     text=(
-        "Simple families are fitted to each curve of score against log training FLOPs, all seeds at once. A curve "
-        "jumps when the families in which over half of the whole change falls within a tenth of the range of log "
-        "FLOPs hold 95 % of the weight, and a simulation of the same design would seldom say so wrongly; it does not "
-        "when the others hold as much; else it cannot be told. Of the curves of exact match that jump (four tasks; the "
-        "first two, four and all six tokens), those that also jump in the probability per token stay. The statement "
-        "is supported when more than half of the jumps are gone, contradicted when more than half stay; with fewer "
-        "than two jumps, or when those that cannot be told could turn it, it cannot be told."
+        "Simple families are fitted to each curve of score against log training FLOPs: over the sizes at the end of "
+        "training with all seeds at once, and along the training of each seed of the largest net. A curve jumps when "
+        "the families in which over half of the whole change falls within a tenth of the range of log FLOPs hold 95 % "
+        "of the weight, and a simulation of the same design would seldom say so wrongly; it does not when the others "
+        "hold as much; else it cannot be told. Of the curves of exact match that jump (four tasks; over sizes the "
+        "first two, four and all six tokens; along training all six), those that also jump in the probability per "
+        "token stay. The statement is supported when more than half of the jumps are gone, contradicted when more "
+        "than half stay; else, and with fewer than two jumps, it cannot be told."
     ),
     parameters={"half": 0.5, "weight": 0.95, "least_jumps": 2},
     statements=("Most jumps of exact match are no jumps in the probability per token.",),
@@ -65,14 +68,15 @@ def recipe() -> LadderRecipe:
     """What every ladder of this study fixes."""
     return LadderRecipe(
         nets=tuple(net(dim) for dim in WIDTHS),
-        lengths=(250, 500, 1000, 2000, 4000, 8000),
+        lengths=(500, 1000, 2000, 4000, 8000, 16000),
         peak_lr=peak_lr,
-        lr_rule="0.010 x (48 / width)^0.5, at which nets of widths 8 to 32 learned some of the tasks in a pilot of one seed",
+        lr_rule="0.010 x (48 / width)^0.5, at which nets of widths 8 to 32 learned some tasks in a pilot",
         objective=function_ref("isoflop.train.objectives:next_token"),
         score=function_ref("isoflop.measure.answers:score"),
-        batch_seqs=16,
-        num_windows=1000,
+        batch_seqs=8,
+        num_windows=300,
         num_groups=25,
+        num_scores=16,
     )
 
 

@@ -6,8 +6,8 @@ The one table that the figure names: panel, series, x, y, lo, hi, role. Panels c
 
 Options: x_axes ("linear", "log", or both with a space between: then each panel is drawn once on each, side by
 side, because a jump on one axis may be a straight line on the other), per_row (panels in a row of the wide
-sheet, counted with their two axes), x_title, y_title, y_lo, y_hi (the same range for all; without them each
-panel has its own).
+sheet, counted with their two axes), x_title, y_title, y_lo, y_hi (the range of all panels; without them each
+has its own), own_y (True: each panel has its own range, within y_lo and y_hi), x_text ("flops": powers of ten).
 """
 
 from __future__ import annotations
@@ -24,12 +24,14 @@ from isoflop.records import Figure
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-OPTIONS = ("x_axes", "per_row", "x_title", "y_title", "y_lo", "y_hi")
+OPTIONS = ("x_axes", "per_row", "x_title", "y_title", "y_lo", "y_hi", "own_y", "x_text")
 ROLES = ("line", "thin", "points", "band", "reference")
 CURVES = ("line", "thin")
 PER_ROW, PER_ROW_NARROW = 4, 2
 PANEL_INCHES = 1.62
 """Height of a panel with its title and ticks."""
+PANEL_LETTERS, PANEL_LETTERS_NARROW = 96, 19
+"""Letters of a title that fit across the wide sheet's panels together, and across one of the narrow sheet's."""
 DASHES: tuple[tuple[float, ...], ...] = ((), (5.0, 1.6), (1.4, 1.4))
 """Beyond eight families the colours come again, dashed."""
 
@@ -49,7 +51,9 @@ def draw(figure: Figure, data: StudyData, sheet: Sheet) -> tuple[str, ...]:
         own = [row for row in rows if str(row["panel"]) == panel]
         first = number % per_row == 0
         _draw_panel(ax, own, log, figure, styles, first=first or _own_range(figure))
-        _title(ax, panel, log, scales, narrow=sheet.narrow)
+        _title(
+            ax, panel, log, scales, most=PANEL_LETTERS_NARROW if sheet.narrow else PANEL_LETTERS // per_row
+        )
     _frame(sheet, figure, rows, styles)
     return ()
 
@@ -74,7 +78,7 @@ def _check(figure: Figure, rows: list[Row]) -> None:
 
 
 def _own_range(figure: Figure) -> bool:
-    return "y_lo" not in figure.options or "y_hi" not in figure.options
+    return bool(figure.options.get("own_y")) or not {"y_lo", "y_hi"} <= set(figure.options)
 
 
 def _styles(rows: list[Row]) -> dict[str, tuple[Ink, tuple[float, ...]]]:
@@ -97,7 +101,8 @@ def _draw_panel(
     first: bool,
 ) -> None:
     x_extent = marks.limits([as_float(row["x"]) for row in rows], log=log, pad=0.04)
-    marks.set_axis(ax, "x", x_extent, at_most=3)
+    text = marks.flops_ticks if figure.options.get("x_text") == "flops" else None
+    marks.set_axis(ax, "x", x_extent, at_most=3, text=text)
     marks.set_axis(ax, "y", _y_extent(figure, rows), at_most=4)
     ax.tick_params(labelsize=7.6, pad=2)
     if not first:
@@ -129,14 +134,17 @@ def _draw_panel(
 
 
 def _y_extent(figure: Figure, rows: list[Row]) -> marks.Limits:
-    """The range of the options; else that of curves and points, whatever the band does."""
+    """The range of the options, or that of the panel's own rows, cut where the options say so."""
     lo, hi = as_float(figure.options.get("y_lo")), as_float(figure.options.get("y_hi"))
-    if lo is not None and hi is not None:
-        space = 0.04 * (hi - lo)
-        return marks.Limits(lo=lo - space, hi=hi + space, log=False)
-    drawn = [as_float(row[name]) for row in rows if row["role"] != "band" for name in ("y", "lo", "hi")]
-    ends = [as_float(row[name]) for row in rows if row["role"] == "band" for name in ("lo", "hi")]
-    return marks.limits([*drawn, *ends], log=False)
+    if _own_range(figure):
+        drawn = [
+            value for row in rows for name in ("y", "lo", "hi") if (value := as_float(row[name])) is not None
+        ]
+        lo = min(drawn) if lo is None else max(lo, min(drawn))
+        hi = max(drawn) if hi is None else min(hi, max(drawn))
+    assert lo is not None
+    assert hi is not None
+    return marks.limits([lo, hi], log=False, pad=0.04)
 
 
 def _places(rows: list[Row], role: str, *names: str) -> list[tuple[float, ...]]:
@@ -145,12 +153,11 @@ def _places(rows: list[Row], role: str, *names: str) -> list[tuple[float, ...]]:
     return sorted(tuple(c for c in cell if c is not None) for cell in cells if None not in cell)
 
 
-def _title(ax: Axes, panel: str, log: bool, scales: tuple[bool, ...], *, narrow: bool) -> None:
-    """The panel's name; beside its twin on another axis, which axis this is."""
+def _title(ax: Axes, panel: str, log: bool, scales: tuple[bool, ...], *, most: int) -> None:
+    """The panel's name, in lines of `most` letters; beside its twin on another axis, which axis this is."""
     import textwrap
 
-    width = 22 if narrow else 26
-    words = "\n".join(textwrap.wrap(panel.replace("_", " "), width)[:2])
+    words = "\n".join(textwrap.wrap(panel.replace("_", " "), most)[:3])
     if len(scales) > 1:
         words = words if log is scales[0] else f"the same, {'log' if log else 'linear'} axis"
     ax.set_title(
