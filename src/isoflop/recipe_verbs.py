@@ -39,7 +39,8 @@ from isoflop.refs import function_ref
 from isoflop.store import RunFolder, Store, StoreError, write_atomic
 from isoflop.verbs import RequestError, Say, quiet
 
-RECIPE, MIXTURE, JOB, DATA = "recipe.json", "mixture.json", "job.sbatch", "data"
+RECIPE, MIXTURE, LEFT_OUT = "recipe.json", "mixture.json", "left_out.json"
+JOB, DATA = "job.sbatch", "data"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -231,10 +232,12 @@ def _write_plan(store: Store, plan: Plan, recipe: Recipe) -> Plan:
 
 def _write_mixture(store: Store, recipe: Recipe, opened: Any, specs: tuple[RunSpec, ...]) -> None:
     from isoflop.data.mixture import account
-    from isoflop.plan.mixture_account import reading_table
+    from isoflop.plan.mixture_account import left_out_table, reading_table
 
     samples = specs[-1].num_steps * recipe.batch_seqs
     store.write(store.root / MIXTURE, reading_table(recipe.mixture, account(opened, samples)))
+    skipped = {name: corpus.record.skipped for name, corpus in zip(opened.names, opened.corpora, strict=True)}
+    store.write(store.root / LEFT_OUT, left_out_table(skipped))
 
 
 def _write_launches(
@@ -473,8 +476,8 @@ def judge_recipe(out: Store | Path | str) -> Verdict:
 
 def _tables_of(store: Store, plan: Plan) -> tuple[Table, ...]:
     """What is shown beside the verdict: what is read of each source, and the benchmark scores."""
-    mixture = store.root / MIXTURE
-    tables = (read(mixture, Table),) if mixture.exists() else ()
+    written = [store.root / name for name in (MIXTURE, LEFT_OUT)]
+    tables = tuple(read(path, Table) for path in written if path.exists())
     folders = [store.run(run.spec) for run in plan.runs]
     if not any((folder.path / "benchmarks.jsonl").exists() for folder in folders):
         return tables

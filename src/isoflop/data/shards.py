@@ -229,7 +229,7 @@ def open_shards(folder: Path | str) -> OpenShards:
         more = f" and {len(damage) - 3} more" if len(damage) > 3 else ""
         raise DataError(
             f"{len(damage)} of {len(index.parts)} token shards in {path} are damaged ({shown}{more}). Tokenize "
-            "again (whole parts are kept), or allow damaged shards to be left out"
+            "again (whole parts are kept), or leave the damaged ones out, on record, with --skip-damaged"
         )
     if not any(part.train_tokens for part in index.parts):
         raise DataError(f"{path} holds no training tokens")

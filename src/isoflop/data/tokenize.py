@@ -188,7 +188,7 @@ def tokenize(
         shown = "; ".join(f"{item.what}: {item.reason}" for item in damaged[:3])
         raise DataError(
             f"{len(damaged)} of {len(own)} parts cannot be read ({shown}). The others are kept: mend these and "
-            "call again, or allow damaged parts to be left out"
+            "call again, or leave them out, on record, with --skip-damaged"
         )
     index = _finish(job, str(source), parts, loaded, damaged)
     return Tokenized(

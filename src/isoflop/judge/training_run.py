@@ -41,8 +41,8 @@ STATEMENT = "{name} is predicted better after the run than before."
 FINE_STEPS, COARSE_BINS = 100, 10
 """Losses are shown as means of so many updates (of fewer in a short run), and in so many equal parts."""
 FEWEST_FINE_BINS = 20
-BENCHMARKS = "benchmarks"
-"""Name of the table of benchmark scores, when the caller has one."""
+BENCHMARKS, LEFT_OUT = "benchmarks", "left_out"
+"""Names of the caller's tables of benchmark scores and of text that was not read, where there are any."""
 PANELS = {"lr": "Learning rate", "grad_norm": "Gradient norm", "tokens_per_s": "Tokens per second"}
 """Keys of a row of metrics, and the titles of their panels."""
 MFU_FORMULA = "MFU = tokens/s x training FLOPs per token / (devices x dense peak FLOP/s of one)"
@@ -90,9 +90,9 @@ def judge_training_run(evidence: Evidence, *, tables: Sequence[Table] = ()) -> V
             "speed is what this machine gave beside whatever else it did",
             *(() if whole.mfu() else ("no peak rate is known for this device, so MFU is undefined",)),
         ),
-        tables=tuple(table for table in shown if table.rows),
+        tables=tuple(table for table in shown if table.rows and table.name != LEFT_OUT),
         figures=whole.figures(),
-        exclusions=whole.exclusions(),
+        exclusions=(*whole.exclusions(), *_left_out(tables)),
         plan_fingerprint=plan.fingerprint(),
         summary=whole.summary(changes),
     )
@@ -429,6 +429,16 @@ class _Whole:
             )
         )
         return tuple(found)
+
+
+def _left_out(tables: Sequence[Table]) -> tuple[Exclusion, ...]:
+    """Text that was not read, from the table of it."""
+    return tuple(
+        Exclusion(what=f"{row[0]}: {row[1]}", reason=str(row[2]))
+        for table in tables
+        if table.name == LEFT_OUT
+        for row in table.rows
+    )
 
 
 def _updates(width: int) -> str:

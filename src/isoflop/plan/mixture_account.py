@@ -17,7 +17,7 @@ from typing import Protocol
 
 import numpy as np
 
-from isoflop.records import Column, Mixture, Record, Table
+from isoflop.records import Column, Exclusion, Mixture, Record, Table
 
 
 class SourceAccount(Record, frozen=True, kw_only=True):
@@ -83,6 +83,20 @@ def reading_table(mixture: Mixture, readings: Sequence[Reading]) -> Table:
             for one in readings
         ),
         note="Counted over the samples of the run's order. A pass is once through all windows of a source.",
+    )
+
+
+def left_out_table(skipped: Mapping[str, Sequence[Exclusion]]) -> Table:
+    """Shards, files and rows that were not read, by source."""
+    return Table(
+        name="left_out",
+        title="Text that was left out",
+        columns=(
+            Column(name="source", title="source"),
+            Column(name="what", title="what"),
+            Column(name="reason", title="reason"),
+        ),
+        rows=tuple((name, one.what, one.reason) for name, left in skipped.items() for one in left),
     )
 
 

@@ -135,6 +135,8 @@ def train_distributed(
             keep_steps=spec.save_at_steps,
         )
         if position.step == 0:
+            if net.is_sharded:
+                _touch(job, num_micro, world)
             at_score(job.net, 0)
         end = run.steps(position, saver, saves, should_stop, on_progress, at_checkpoint, at_score)
         saver.wait()
@@ -231,6 +233,17 @@ def _build(
         also_held_out=held_out[1:],
     )
     return job, net
+
+
+def _touch(job: Job, num_micro: int, world: World) -> None:
+    """One forward pass that counts for nothing, before a net is scored that has not taken a step.
+
+    FSDP makes its buffers at the first pass. Made in a score's inference mode, they could not be trained with.
+    """
+    rows = job.spec.batch_seqs // world.mesh.data // num_micro
+    tokens = torch.zeros(rows, job.spec.data.context + 1, dtype=torch.int64, device=job.device)
+    with torch.no_grad(), job.autocast() if job.autocast else contextlib.nullcontext():
+        job.net.next_token_loss(tokens)  # type: ignore[operator]
 
 
 def _tensors(job: Job) -> dict[str, Tensor]:
