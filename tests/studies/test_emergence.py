@@ -9,6 +9,7 @@ import pytest
 
 from isoflop import records
 from isoflop.judge import jumps
+from isoflop.judge.curves import curve_answer
 from isoflop.laws import curves
 from isoflop.records import Evidence
 from isoflop.studies import claims, emergence
@@ -21,7 +22,7 @@ def write_bigbench(folder: Path, scores: dict[str, np.ndarray], num_items: int =
     lines = ["task,params_non_embedding,score,n_examples,random_baseline,cited_emergent"]
     for task, values in scores.items():
         lines += [
-            f"{task},{size:.0f},{v:.4f},{num_items},0.25,True" for size, v in zip(SIZES, values, strict=True)
+            f"{task},{size:.0f},{v:.6f},{num_items},0.25,True" for size, v in zip(SIZES, values, strict=True)
         ]
     (folder / "mc_scores.csv").write_text("\n".join(lines))
 
@@ -54,6 +55,23 @@ def test_a_planted_jump_and_a_planted_line(tmp_path: Path) -> None:
     names = {t.name for t in again.tables}
     assert all(set(figure.tables) <= names for figure in again.figures)
     assert all(len(row) == len(t.columns) for t in again.tables for row in t.rows)
+    # The scores are not ours to pass on: no table holds one of them, and no drawing a point.
+    given = {float(f"{value:.6f}") for value in (*line, *jump)}
+    cells = [cell for t in again.tables for row in t.rows for cell in row if isinstance(cell, float)]
+    assert not given & set(cells)
+    panels = [t for t in again.tables if t.name in ("cited", "others", "metrics")]
+    assert panels
+    assert {row[-1] for t in panels for row in t.rows} == {"line", "thin", "band"}
+
+
+def test_points_are_drawn_at_home_when_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    answer = curve_answer(SIZES, np.linspace(0.2, 0.6, 12), families=("linear", "log"), num_replicates=4)
+    item = jumps.Judged("task", "grade", answer, cited=True)
+    for asked, roles in (("0", {"line"}), ("1", {"line", "points"})):
+        monkeypatch.setenv(emergence.SHOW_POINTS, asked)
+        table = emergence._cited_panels([item])
+        assert {row[-1] for row in table.rows} - {"thin", "band"} == roles
+        assert ("not ours to copy" in emergence._cited_figure([item]).caption) == (asked == "0")
 
 
 @pytest.mark.slow

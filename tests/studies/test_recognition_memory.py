@@ -60,6 +60,12 @@ def test_a_planted_trace_is_found_behind_a_choice_at_chance(tmp_path: Path) -> N
     assert summary["trace_at_1"]["tabularasa/novel"] == pytest.approx(0.5, abs=0.12)
     assert summary["exposures_to_human"]["tabularasa/novel"] is None
     assert verdict.statements[2].outcome == "contradicted"
+    # Curves are distances to people's accuracy (planted at 90 %), which itself is passed on nowhere.
+    (novel,) = (table for table in verdict.tables if table.name == "novel")
+    first = next(row for row in novel.rows if row[0] == NAMES["imagenet"])
+    assert first[2] == pytest.approx(100 * (summary["choice_at_1"]["imagenet/novel"] - 0.9))
+    assert {row[2] for row in novel.rows if row[0] == "people after one"} == {0.0}
+    assert not [c for t in verdict.tables for row in t.rows for c in row if c in (0.9, 90.0, 0.015, 1.5)]
 
 
 def test_roles_that_are_not_swapped_are_refused(tmp_path: Path) -> None:
