@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from isoflop import records
+from isoflop.judge.path_bend import adjusted, public_bends
 from isoflop.laws.optima import public_optima
 from isoflop.records import Evidence
 from isoflop.studies import optimum_bend
@@ -39,8 +40,19 @@ def test_the_verdict() -> None:
     assert tuple(statement.text for statement in verdict.statements) == optimum_bend.STUDY.rule.statements
 
 
+def test_two_readings_of_one_figure_are_one_sweep() -> None:
+    bends, same = public_bends("bowl"), optimum_bend.SAME_SWEEP
+    p = adjusted(bends, same)
+    assert p[same[0]] == p[same[1]]
+    # The smallest p-value of seven sweeps is multiplied by seven.
+    smallest = min(max(bends[name][0].planted.p for name in same), *(
+        one.planted.p for name, (one, _) in bends.items() if name not in same
+    ))  # fmt: skip
+    assert min(p.values()) == pytest.approx(7 * smallest)
+
+
 def test_the_rule_reaches_every_outcome() -> None:
-    bends = optimum_bend.found("bowl")
+    bends = public_bends("bowl")
     downwards = {name: pair for name, pair in bends.items() if (pair[1].drift.value or 0) < 0}
     assert optimum_bend.overall(bends, ()) == "contradicted"
     assert optimum_bend.overall(bends, tuple(bends)) == "cannot tell"

@@ -13,14 +13,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from isoflop.fit.compare import holm
-from isoflop.fit.path_bend import PathBend, path_bend
 from isoflop.judge.curves_view import CURVE_COLUMNS
-from isoflop.laws.optima import SweepOptima, public_optima
+from isoflop.judge.path_bend import Found, PathBend, SweepOptima, adjusted, drift_of, public_bends
 from isoflop.records import (
     Column,
     DecisionRule,
-    Estimate,
     Evidence,
     Figure,
     Outcome,
@@ -41,41 +38,11 @@ AS_MUCH = "It bends as much where schedule or rate are tuned for each budget"
 MATTERS = 1.5
 """A bend that moves the best size by this factor two decades on is worth knowing."""
 
-Found = dict[str, tuple[SweepOptima, PathBend]]
-
-
-def found(estimator: str) -> Found:
-    """Sweep -> its optima and its bend, by one estimator."""
-    return {
-        one.sweep: (one, path_bend(one.log_C, one.log_N, one.se))
-        for one in public_optima()
-        if one.estimator == estimator
-    }
-
-
-def drift_of(one: SweepOptima, bend: PathBend) -> Estimate:
-    """The drift with the interval that planted straight paths give it."""
-    value, (low, high) = bend.drift.value or 0.0, one.planted.drift_ci95
-    return Estimate(
-        value=value, unit="exponent per decade", lo=value - high, hi=value - low,
-        method=f"{one.planted.num_sweeps} planted straight paths",
-    )  # fmt: skip
-
-
-def adjusted(bends: Found) -> dict[str, float]:
-    """p-values after Holm's correction over sweeps; two readings of one figure share the larger of theirs."""
-    raw = {name: optima.planted.p for name, (optima, _) in bends.items()}
-    shared = max(raw[name] for name in SAME_SWEEP)
-    raw = {**raw, **dict.fromkeys(SAME_SWEEP, shared)}
-    family = [name for name in raw if name != SAME_SWEEP[1]]
-    corrected = dict(zip(family, holm([raw[name] for name in family]), strict=True))
-    return {name: corrected[SAME_SWEEP[0] if name in SAME_SWEEP else name] for name in raw}
-
 
 def judge(evidence: Evidence) -> Verdict:
     """Supported when sweeps bend alike whatever their settings; contradicted when none bends."""
-    bends, parabolas = found("bowl"), found("parabola")
-    p = adjusted(bends)
+    bends, parabolas = public_bends("bowl"), public_bends("parabola")
+    p = adjusted(bends, SAME_SWEEP)
     bent = tuple(name for name in bends if p[name] < LEVEL)
     statements = (
         chinchilla_statement(bends, p),
