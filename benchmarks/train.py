@@ -1,12 +1,13 @@
 """Training at full scale: what spreading over ranks costs on a CPU, and tokens per second beside others on a GPU.
 
-    python benchmarks/train.py [--json] [--topologies 4x1x1 1x4x1 …] [--steps 3]
+    python benchmarks/train.py [--json] [--topologies 4x1x1 1x4x1 …] [--steps 3] [--repeats 3]
 
 CPU. A net of 21 million parameters is trained on made-up tokens by one process and by four gloo ranks, with the
 same total batch, each rank on one thread. What is compared is processor time per token, summed over ranks and
 over all of a rank's threads, between the end of the first two steps and the end of the last: starting up and
-compiling are left out, waiting costs nothing. The promise is at most 1.5 for data parallel (4x1x1); the other
-arrangements are reported.
+compiling are left out, waiting costs nothing. Every arrangement is measured in each round, beside that round's
+single process; the median of the ratios and their spread are given. The promise is at most 1.5 for data parallel
+(4x1x1); the other arrangements are reported.
 
 GPU. Llama-3's shape at 1B and 8B in bfloat16 at 8192 tokens, beside transformers' own model and torchtitan's
 where they are installed. Without a CUDA device these lines say so.
@@ -18,6 +19,7 @@ import argparse
 import contextlib
 import json
 import os
+import statistics
 import sys
 import tempfile
 import time
@@ -39,6 +41,7 @@ from isoflop.dist.parallel import Wrapping, fill_whole, spread
 from isoflop.flops.count import train_flops_per_token
 from isoflop.model.build import FAMILIES
 from isoflop.model.sharding import sharding_plan
+from isoflop.provenance import current
 from isoflop.records import MeshSpec, NetSpec, OptimizerSpec, RopeScaling
 from isoflop.train.optim import AdamW
 
@@ -92,12 +95,15 @@ PEAK_FLOPS = 989e12
 
 @dataclass(frozen=True, kw_only=True)
 class CpuRow:
-    """One arrangement. `ratio` is its processor time per token over that of one process."""
+    """One arrangement: medians over rounds. `ratio`: processor time per token over one process's of that round."""
 
     mesh: str
     cpu_us_per_token: float
     wall_us_per_token: float
     ratio: float | None
+    ratio_low: float | None
+    ratio_high: float | None
+    """Lowest and highest of the rounds."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,22 +170,27 @@ def measure_cpu(text: str, num_steps: int) -> tuple[float, float]:
     return sum(cpu for cpu, _ in taken) / tokens, max(wall for _, wall in taken) / tokens
 
 
-def cpu_rows(topologies: list[str], num_steps: int) -> list[CpuRow]:
-    """One process before and after the others: the mean of the two is what they are compared with."""
-    before = measure_cpu("1x1x1", num_steps)
-    measured = {text: measure_cpu(text, num_steps) for text in topologies}
-    after = measure_cpu("1x1x1", num_steps)
-    base = ((before[0] + after[0]) / 2, (before[1] + after[1]) / 2)
-    rows = {"1x1x1": base, **measured}
-    return [
-        CpuRow(
-            mesh=text,
-            cpu_us_per_token=1e6 * cpu,
-            wall_us_per_token=1e6 * wall,
-            ratio=None if text == "1x1x1" else cpu / base[0],
-        )
-        for text, (cpu, wall) in rows.items()
-    ]
+def cpu_rows(topologies: list[str], num_steps: int, repeats: int) -> list[CpuRow]:
+    """One process and every arrangement, round by round; in each the order is turned about."""
+    meshes = ["1x1x1", *topologies]
+    rounds = []
+    for turn in range(repeats):
+        measured = {text: measure_cpu(text, num_steps) for text in meshes[:: 1 if turn % 2 else -1]}
+        rounds.append(measured)
+    return [_cpu_row(text, rounds) for text in meshes]
+
+
+def _cpu_row(text: str, rounds: list[dict[str, tuple[float, float]]]) -> CpuRow:
+    ratios = sorted(measured[text][0] / measured["1x1x1"][0] for measured in rounds)
+    alone = text == "1x1x1"
+    return CpuRow(
+        mesh=text,
+        cpu_us_per_token=1e6 * statistics.median(measured[text][0] for measured in rounds),
+        wall_us_per_token=1e6 * statistics.median(measured[text][1] for measured in rounds),
+        ratio=None if alone else statistics.median(ratios),
+        ratio_low=None if alone else ratios[0],
+        ratio_high=None if alone else ratios[-1],
+    )
 
 
 # ------------------------------------------------------------------------------------------- GPU
@@ -295,14 +306,19 @@ def main() -> int:
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--topologies", nargs="*", default=list(TOPOLOGIES), help="of four ranks")
     parser.add_argument("--steps", type=int, default=3, help="steps that are timed")
+    parser.add_argument("--repeats", type=int, default=3, help="rounds over all arrangements")
     parser.add_argument("--nets", nargs="*", default=list(GPU_NETS), help="nets for the GPU")
     parser.add_argument("--batch", type=int, default=2, help="sequences per step on the GPU")
     parser.add_argument("--recompute", choices=("none", "full"), default="full")
     arguments = parser.parse_args()
-    cpu = cpu_rows(arguments.topologies, arguments.steps) if arguments.topologies else []
+    cpu = cpu_rows(arguments.topologies, arguments.steps, arguments.repeats) if arguments.topologies else []
     gpu = gpu_rows(arguments.nets, arguments.batch, arguments.recompute, 10)
     for row in cpu:
-        ratio = "" if row.ratio is None else f"  ratio {row.ratio:.2f}"
+        ratio = (
+            ""
+            if row.ratio is None
+            else f"  ratio {row.ratio:.2f} ({row.ratio_low:.2f} to {row.ratio_high:.2f})"
+        )
         print(
             f"cpu {row.mesh}  {row.cpu_us_per_token:8.1f} us of processor per token{ratio}", file=sys.stderr
         )
@@ -315,17 +331,24 @@ def main() -> int:
         print(f"gpu {line.net} {line.stack}: {said}", file=sys.stderr)
     parallel = next((row.ratio for row in cpu if row.mesh == "4x1x1"), None)
     if arguments.json:
+        made = current()
         answer = {
+            "date": made.started,
+            "machine": made.machine,
+            "python": made.python,
+            "torch": torch.__version__,
+            "commit": made.commit,
             "schema": "isoflop.benchmark.train/1",
             "cpu": [asdict(row) for row in cpu],
             "gpu": [asdict(line) for line in gpu],
             "data_parallel_ratio": parallel,
             "limit": LIMIT,
             "batch_tokens": CPU_BATCH * CPU_NET.context,
-            "torch": torch.__version__,
+            "steps": arguments.steps,
+            "repeats": arguments.repeats,
             "load": os.getloadavg()[0],
         }
-        print(json.dumps(answer))
+        print(json.dumps(answer, indent=1))
     return int(parallel is not None and parallel > LIMIT)
 
 

@@ -36,9 +36,3 @@ def four(tmp_path_factory: pytest.TempPathFactory) -> Session:
 def two(tmp_path_factory: pytest.TempPathFactory, four: Session) -> Session:
     folder = tmp_path_factory.mktemp("two")
     return Session(run_ranks(sessions.two_ranks, 2, folder, four.root), four.root)
-
-
-@pytest.fixture(scope="session")
-def eight(tmp_path_factory: pytest.TempPathFactory) -> Session:
-    folder = tmp_path_factory.mktemp("eight")
-    return Session(run_ranks(sessions.eight_ranks, 8, folder, folder / "checkpoint"), folder / "checkpoint")

@@ -5,6 +5,7 @@ Starting processes costs seconds, so a test asks for one session and does many c
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -40,6 +41,7 @@ def _run(
         "ignore", module=r"torch\.(_dynamo|_inductor|_functorch|_subclasses|fx|jit|utils)"
     )
     torch.set_num_threads(1)
+    os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")  # no pool of compiling processes per rank
     dist.init_process_group(
         "gloo", init_method=f"file://{folder / 'meeting'}", rank=rank, world_size=num_ranks
     )

@@ -118,15 +118,3 @@ def four_ranks(root: Path) -> Seen:
     seen.runs["2x1x2"] = train("2x1x2", Wrapping(), SHORT)
     seen.runs["1x1x4"] = train("1x1x4", Wrapping(), SHORT)
     return seen
-
-
-def eight_ranks(root: Path) -> Seen:
-    seen = Seen()
-    seen.runs["saved"] = save_on_the_way("2x2x2", FULL, root)
-    seen.runs["resumed"] = resume("2x2x2", FULL, root)
-    seen.runs["whole"] = train("2x2x2", FULL, STEPS)
-    return seen
-
-
-def two_ranks_after_eight(root: Path) -> Seen:
-    return Seen(runs={text: resume(text, Wrapping(), root) for text in ("1x2x1", "1x1x2")})
