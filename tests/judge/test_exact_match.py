@@ -65,7 +65,7 @@ def measurement(spec: RunSpec, step: int, depth: float, rng: np.random.Generator
     mean = Estimate(value=1.0, unit="nats/token")
     return Measurement(
         run=spec.fingerprint(), name="answers", step=step, loss=mean, bits_per_byte=mean, group_nats=(1.0,),
-        group_tokens=(1,), num_bytes=1, held_fixed="planted", scores=scores,
+        group_tokens=(2 * 6 * 300,), num_bytes=1, held_fixed="planted", scores=scores,
     )  # fmt: skip
 
 
@@ -191,3 +191,18 @@ def test_the_rule_counts_jumps_of_exact_match_alone(
         place = Place(SIZES, f"task {number}", 6)
         curves[place, EXACT], curves[place, PROBABILITY] = Told(a), Told(b)
     assert exact_match._main_statement(curves).outcome == outcome
+
+
+def test_problems_are_counted_from_the_answer_tokens() -> None:
+    assert exact_match.problems_of(evidence(on_the_way=False).runs) == 300
+    with pytest.raises(ValueError, match="no run has a score"):
+        exact_match.problems_of(())
+
+
+def test_a_single_right_answer_is_no_jump() -> None:
+    flops = np.geomspace(1e9, 1e11, 16)
+    exact = {f"t/exact/{k}": np.array([[0.0]] * 15 + [[1 / 300]]) for k in range(1, 7)}
+    found = exact_match.judge_curve(Place(SIZES, "t", 6), EXACT, flops, exact, 300)
+    assert found.state != "yes"
+    never = {name: np.zeros((16, 1)) for name in exact}
+    assert exact_match.judge_curve(Place(SIZES, "t", 6), EXACT, flops, never, 300).state != "yes"

@@ -16,6 +16,7 @@ from isoflop.judge.jumps import (
     steepest_tenth,
 )
 from isoflop.laws import curves
+from isoflop.laws.curves import CurveError
 
 SIZES = np.geomspace(1e6, 1e10, 12)
 
@@ -89,3 +90,10 @@ def test_rivals_and_further_points_are_words(planted: dict[str, Judged]) -> None
             family in FAMILIES for family in (part.split()[0] for part in item.rivals.split(", ") if part)
         )
         assert isinstance(item.further_points("changes"), str)
+
+
+def test_scores_that_are_all_the_same_need_an_error() -> None:
+    with pytest.raises(CurveError, match=r"all 12 y are 0\.5, so their noise cannot be learned"):
+        curve_answer(SIZES, [0.5] * 12, kind="accuracy")
+    known = curve_answer(SIZES, [0.5] * 12, kind="accuracy", num_items=100, num_replicates=4)
+    assert known["families"][0]["name"] == "constant"

@@ -77,6 +77,10 @@ def curve_answer(
     _check_metric(metric)
     _check_kind(kind, x_n, y_n)
     spread = _sigma(sigma, num_items, kind, y_n)
+    if spread is None and np.ptp(y_n) == 0:
+        raise CurveError(
+            f"all {len(y_n)} y are {y_n[0]:g}, so their noise cannot be learned from them: give sigma, or num_items"
+        )
     is_relative = (kind == "loss") if relative is None else relative
     if is_relative and np.any(y_n <= 0):
         raise CurveError(

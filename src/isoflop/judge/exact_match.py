@@ -156,14 +156,34 @@ def score_of(scores: dict[str, Array], task: str, metric: str, num_tokens: int) 
     return np.asarray(mean if metric == RIGHT else np.exp(-mean))
 
 
-def judge_curve(place: Place, metric: str, flops: Array, scores: dict[str, Array]) -> Curve:
-    """Which family, and whether the curve jumps; the noise is learned from the scatter about the curve."""
+def problems_of(runs: Sequence[RunEvidence]) -> float:
+    """Problems of each task behind a score, from the answer tokens that were scored: the tasks are mixed evenly.
+
+    Raises ValueError when no run was scored.
+    """
+    for run in runs:
+        for measurement in run.measurements:
+            tasks = {name.split("/")[0] for name in measurement.scores}
+            longest = max(int(name.rsplit("/", 1)[1]) for name in measurement.scores)
+            return sum(measurement.group_tokens) / longest / len(tasks)
+    raise ValueError("no run has a score: finish some first (isoflop run ... --resume)")
+
+
+def judge_curve(
+    place: Place, metric: str, flops: Array, scores: dict[str, Array], num_problems: float
+) -> Curve:
+    """Which family, and whether the curve jumps.
+
+    The error of a score is binomial in the problems: right for exact match, and the most that the mean of
+    numbers between 0 and 1 can have. It is widened where the scores scatter more about every family.
+    """
     values = score_of(scores, place.task, metric, place.num_tokens)
     answer = curve_answer(
         np.repeat(flops, values.shape[1]),
         values.ravel(),
         kind="accuracy",
         metric=metric,
+        num_items=num_problems,
         families=applicable(values),
         num_replicates=NUM_REPLICATES,
     )
@@ -172,13 +192,15 @@ def judge_curve(place: Place, metric: str, flops: Array, scores: dict[str, Array
 
 
 def judge_curves(
-    sizes: tuple[Array, dict[str, Array]], training: dict[str, tuple[Array, dict[str, Array]]]
+    sizes: tuple[Array, dict[str, Array]],
+    training: dict[str, tuple[Array, dict[str, Array]]],
+    num_problems: float,
 ) -> Curves:
     """Every place under every metric."""
     tasks = list(dict.fromkeys(name.split("/")[0] for name in sizes[1]))
     groups = {SIZES: (*sizes, TOKENS), **{where: (*found, TOKENS[-1:]) for where, found in training.items()}}
     return {
-        (place, metric): judge_curve(place, metric, flops, scores)
+        (place, metric): judge_curve(place, metric, flops, scores, num_problems)
         for where, (flops, scores, tokens) in groups.items()
         for task in tasks
         for k in tokens
@@ -208,7 +230,7 @@ def judge_exact_match(evidence: Evidence, limits: tuple[str, ...] = ()) -> Verdi
             f"{len(flops)} sizes finished with all their seeds: a curve needs at least 5 sizes of 2 seeds; "
             "train the rest (isoflop run ... --resume)"
         )
-    curves = judge_curves((flops, scores), read_training(evidence.runs))
+    curves = judge_curves((flops, scores), read_training(evidence.runs), problems_of(evidence.runs))
     main = _main_statement(curves)
     statements = (main, *_task_statements(curves))
     return Verdict(
@@ -227,7 +249,8 @@ def judge_exact_match(evidence: Evidence, limits: tuple[str, ...] = ()) -> Verdi
         ),
         limits=(
             f"A jump is defined as: {SUDDEN}. Another definition may decide otherwise.",
-            "One spread for a whole curve: where a task is being learned seeds differ more than at the ends.",
+            "Errors are binomial in the problems, all widened by one factor where seeds differ more; while a task is "
+            "being learned they differ most.",
             "Along training the learning rate is constant until the last scores, which profit from its decay.",
             "The curves of one task share their runs and are not independent; the counts carry no interval for that.",
             "A net sees the right tokens before each token of an answer; for exact match this is the same as decoding "

@@ -92,6 +92,7 @@ def judge(evidence: Evidence) -> Verdict:
     return judge_exact_match(
         evidence,
         limits=(
+            "That errors are binomial was settled after a pilot of half as many steps, which then served no more.",
             "A rule, not a search for each size, set the learning rates; a size that it suits badly learns later.",
             "Four tasks that a rule makes, nets of less than a hundred thousand parameters, one length of training.",
         ),
