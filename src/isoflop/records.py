@@ -444,6 +444,8 @@ class Placement(Record, frozen=True, kw_only=True):
     """Give up gathered weights after a block's forward pass."""
     loss_chunks: int = 1
     """Parts of a micro-batch whose logits are in memory at once; 1 keeps all of them."""
+    float8: bool = False
+    """Compute the blocks' matrix products in float8: for GPUs with such units, with torchao, unsplit."""
 
     @property
     def num_devices(self) -> int:

@@ -33,6 +33,7 @@ from torch.distributed.fsdp import (
 from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_module
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
+from isoflop.dist.float8 import require_float8, use_float8
 from isoflop.dist.mesh import World
 from isoflop.dist.vocabulary_loss import cross_entropy
 
@@ -56,6 +57,8 @@ class Wrapping:
         reshard: give up gathered weights after a block's forward pass and gather them again for its backward
             pass; False keeps them (more memory, less traffic). Only for a shard degree above 1.
         loss_chunks: parts of a micro-batch whose logits are in memory one after the other.
+        float8: compute the blocks' matrix products in float8 (`isoflop.dist.float8`). This one does change, by
+            its coarser rounding, what is computed.
     """
 
     precision: Literal["fp32", "bf16"] = "fp32"
@@ -63,6 +66,7 @@ class Wrapping:
     compile: bool = False
     reshard: bool = True
     loss_chunks: int = 1
+    float8: bool = False
 
 
 @dataclass
@@ -107,9 +111,11 @@ def spread(net: nn.Module, plan: ShardingPlan, world: World, wrapping: Wrapping)
         world: the mesh.
         wrapping: precision, recomputation, compilation.
 
-    Raises ValueError for a wrapping that this PyTorch cannot do.
+    Raises ValueError for a wrapping that this PyTorch or this device cannot do.
     """
     mesh = world.mesh
+    if wrapping.float8:
+        require_float8(world.device, precision=wrapping.precision, tensor=mesh.tensor)
     if wrapping.compile and wrapping.recompute == "selective" and mesh.tensor > 1:
         raise ValueError(
             "compiled blocks that are split over tensor ranks cannot be recomputed selectively (PyTorch 2.13 fails "
@@ -124,6 +130,8 @@ def spread(net: nn.Module, plan: ShardingPlan, world: World, wrapping: Wrapping)
     if shards or mesh.tensor > 1 or wrapping != Wrapping(precision=wrapping.precision):
         net.call_blocks = True  # type: ignore[assignment]
     for block in _blocks(net, plan):
+        if wrapping.float8:
+            use_float8(block, plan.columns + plan.rows)
         _wrap_body(block, wrapping)
     if shards:
         _shard(net, plan, world, wrapping)

@@ -212,6 +212,7 @@ def _build(
         compile=placement.compile,
         reshard=placement.reshard,
         loss_chunks=placement.loss_chunks,
+        float8=placement.float8,
     )
     net = spread(bare, sharding_plan(spec.net), world, wrapping)
     if weights is None:
