@@ -784,8 +784,6 @@ class Measurement(Record, frozen=True, kw_only=True):
     """In words: which windows, context, precision."""
     scores: dict[str, Estimate] = {}
     """Further scores of the same weights on the same windows, by name; empty for most functions."""
-    scores: dict[str, Estimate] = {}
-    """Further scores of the same weights on the same windows, by name; empty for most functions."""
 
 
 class SourceScores(Record, frozen=True, kw_only=True):

@@ -27,23 +27,23 @@ def test_the_loop_closes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(judging, "NUM_REPLICATES", 4)
     tiny = dataclasses.replace(
         exact_match.recipe(),
-        nets=tuple(exact_match.net(dim) for dim in (4, 6, 8, 10, 12, 16)),
+        nets=tuple(exact_match.net(dim) for dim in (4, 6, 8, 10, 12, 14, 16)),
         lengths=(24,),
         seeds=(2,),
         num_windows=20,
         num_groups=5,
-        num_scores=6,
+        num_scores=8,
     )
     monkeypatch.setattr(exact_match, "recipe", lambda: tiny)
     done = verbs.run_study("exact_match", budget="1e12 FLOPs", out=tmp_path / "out", workers=1)
-    assert done.num_trained == 12
+    assert done.num_trained == 14
     assert done.report.is_file()
     # Two dozen steps teach nothing, so no jump can be found, and the verdict must say so.
     assert done.verdict.outcome == "cannot tell"
     assert done.verdict.summary["jumps"]["exact match"]["yes"] == 0
     store = Store(tmp_path / "out")
     steps = [[m.step for m in folder.read_measurements()] for folder in store.run_folders()]
-    assert steps == [[4, 8, 12, 16, 20, 24]] * 12
+    assert steps == [[3, 6, 9, 12, 15, 18, 21, 24]] * 14
     verbs.measure(store.root, again=True)  # from the final weights alone
     (again,) = next(iter(store.run_folders())).read_measurements()
     assert again.step == 24

@@ -45,12 +45,13 @@ def seen(folder: RunFolder) -> list[tuple[object, ...]]:
 
 
 def test_a_loss_far_above_the_last_ones_is_a_spike() -> None:
-    recent = [2.0 + 0.01 * (-1) ** step for step in range(16)]  # MAD 0.01: threshold 2 + 8 x 1.4826 x 0.01
-    assert find_spike(recent, [2.0, 2.11, 1.9], RULE) is None
-    found = find_spike(recent, [2.0, 2.13, 9.0], RULE)
+    recent = [1.9 + step / 75 for step in range(16)]  # median 2, MAD 4 steps of 1/75: threshold 2.63
+    assert find_spike(recent, [2.0, 2.4, 1.9], RULE) is None
+    found = find_spike(recent, [2.0, 2.9, 9.0], RULE)
     assert found is not None
-    assert (found.index, found.loss_nats) == (1, 2.13)
-    assert found.threshold_nats == pytest.approx(2.1186, abs=2e-3)  # the median moves by at most one of 0.01
+    assert (found.index, found.loss_nats) == (1, 2.9)
+    # One loss more and one less move the median and the MAD by a step at most: 1/75 + 8 x 1.4826 / 75.
+    assert found.threshold_nats == pytest.approx(2 + 8 * 1.4826 * 4 / 75, abs=0.172)
 
 
 def test_nothing_but_a_loss_that_is_not_finite_is_judged_without_a_history() -> None:

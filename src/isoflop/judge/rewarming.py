@@ -12,6 +12,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -276,8 +277,7 @@ def on_front(old: Floats, new: Floats) -> npt.NDArray[np.bool_]:
     """Which cells no other one beats in both losses. Each [C]."""
     better = (old[:, None] <= old[None, :]) & (new[:, None] <= new[None, :])
     strictly = (old[:, None] < old[None, :]) | (new[:, None] < new[None, :])
-    beaten: npt.NDArray[np.bool_] = (better & strictly).any(axis=0)
-    return ~beaten
+    return np.asarray(~np.any(better & strictly, axis=0))
 
 
 def front_shares(old: Floats, new: Floats) -> Floats:
@@ -399,38 +399,34 @@ def _statements(
     texts = plan.rule.statements
     rise, new, hindsight = (contrasts[key].estimate for key in ("rise", "new", "hindsight"))
     removed = contrasts["removed"].estimate
-    more = "more seeds"
+    of_it = removed.reason or f"{_said(removed, '', '.0%')} of it"
+    share: Outcome = "cannot tell" if removed.value is None else side_of(removed, numbers["removed_share"])
+    averaged = "averaged over replay fractions"
     return (
-        Statement(
-            text=texts[0],
-            outcome=side_of(rise, 0.0),
-            because=f"{_said(rise)} higher, averaged over replay fractions",
-            estimate=rise,
-            settle=more,
-        ),
-        Statement(
-            text=texts[1],
-            outcome=side_of(new, 0.0),
-            because=f"{_said(new)} lower at the end, averaged over replay fractions",
-            estimate=new,
-            settle=more,
-        ),
+        _judged(texts[0], side_of(rise, 0.0), f"{_said(rise)} higher, {averaged}", rise),
+        _judged(texts[1], side_of(new, 0.0), f"{_said(new)} lower at the end, {averaged}", new),
         _sweet_spot(texts[2], branches, contrasts),
-        Statement(
-            text=texts[3],
-            outcome=side_of(hindsight, 0.0),
-            because=f"{_said(hindsight)} lower, averaged over replay fractions",
-            estimate=hindsight,
-            settle=more,
-        ),
-        Statement(
-            text=texts[4],
-            outcome="cannot tell" if removed.value is None else side_of(removed, numbers["removed_share"]),
-            because=removed.reason or f"{_said(removed, '', '.0%')} of it",
-            estimate=removed,
-            settle=more,
-        ),
+        _judged(texts[3], side_of(hindsight, 0.0), _against(hindsight, averaged), hindsight),
+        _judged(texts[4], share, of_it, removed),
     )
+
+
+def _against(gain: Estimate, averaged: str) -> str:
+    """A gain below zero told as what it is."""
+    if (gain.value or 0.0) >= 0:
+        return f"{_said(gain)} lower, {averaged}"
+    worse = msgspec.structs.replace(
+        gain, value=-(gain.value or 0.0), lo=-(gain.hi or 0.0), hi=-(gain.lo or 0.0)
+    )
+    return f"{_said(worse)} higher, {averaged}"
+
+
+def _judged(
+    text: str, outcome: Outcome, because: str, estimate: Estimate, settle: str = "more seeds"
+) -> Statement:
+    """A statement; what would settle it is said only where it is open."""
+    remedy = settle if outcome == "cannot tell" else None
+    return Statement(text=text, outcome=outcome, because=because, estimate=estimate, settle=remedy)
 
 
 def _best(branches: Branches) -> float:
@@ -451,9 +447,7 @@ def _sweet_spot(text: str, branches: Branches, contrasts: dict[str, Contrast]) -
             f"the best peak is at an end of those tried, {best:g}; it is better than the best inside by "
         )
         because += f"{-(end.value or 0.0):.3f} nats/token ({-(end.hi or 0.0):.3f} to {-(end.lo or 0.0):.3f})"
-        return Statement(
-            text=text, outcome=outcome, because=because, estimate=end, settle="peaks beyond that end"
-        )
+        return _judged(text, outcome, because, end, "peaks beyond that end")
     if side_of(low, 0.0) == side_of(high, 0.0) == "supported":
         outcome = "supported"
     because = (
@@ -461,7 +455,7 @@ def _sweet_spot(text: str, branches: Branches, contrasts: dict[str, Contrast]) -
         f"and by {_said(high)} than at {branches.ratios[-1]:g}"
     )
     worse = min((low, high), key=lambda estimate: estimate.lo or 0.0)
-    return Statement(text=text, outcome=outcome, because=because, estimate=worse, settle="more seeds")
+    return _judged(text, outcome, because, worse)
 
 
 def _sentence(branches: Branches, contrasts: dict[str, Contrast], numbers: dict[str, float]) -> str:

@@ -104,7 +104,7 @@ def _draw_panel(
     text = marks.flops_ticks if figure.options.get("x_text") == "flops" else None
     marks.set_axis(ax, "x", x_extent, at_most=3, text=text)
     marks.set_axis(ax, "y", _y_extent(figure, rows), at_most=4)
-    ax.tick_params(labelsize=7.6, pad=2)
+    ax.tick_params(labelsize=8.2, pad=2)
     if not first:
         ax.tick_params(axis="y", labelleft=False)
     for name in dict.fromkeys(str(row["series"]) for row in rows):
@@ -161,7 +161,7 @@ def _title(ax: Axes, panel: str, log: bool, scales: tuple[bool, ...], *, most: i
     if len(scales) > 1:
         words = words if log is scales[0] else f"the same, {'log' if log else 'linear'} axis"
     ax.set_title(
-        words, fontsize=8, fontweight="bold", pad=3, color=INK.light if log is scales[0] else MUTED.light
+        words, fontsize=8.4, fontweight="bold", pad=3, color=INK.light if log is scales[0] else MUTED.light
     )
 
 
