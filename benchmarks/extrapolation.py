@@ -36,7 +36,7 @@ import numpy as np
 
 from isoflop.fit.curves import fit_curves
 from isoflop.fit.loss_calibration import Calibration, calibrate
-from isoflop.fit.loss_forecast import forecast_losses
+from isoflop.fit.loss_forecast import Kind, forecast_losses
 
 PUBLISHED = {
     # Lee et al. 2025 (arXiv 2505.23032), RMSLE averaged over all evaluations of the domain.
@@ -170,11 +170,9 @@ def score(
 ) -> Scored:
     """Forecast and score one evaluation."""
     e = evaluation
-    learned = (
-        {} if calibration is None else {"width": calibration.width, "best_so_far": calibration.best_so_far}
-    )
     began = time.process_time()
-    forecast = forecast_losses(e.x, e.y, e.x_target, **learned)
+    kind = Kind() if calibration is None else calibration.kind
+    forecast = forecast_losses(e.x, e.y, e.x_target, kind=kind)
     lo, hi = forecast.interval(0.9)
     seconds = time.process_time() - began + seconds_before
     inside = np.mean((lo <= e.y_target) & (e.y_target <= hi))

@@ -7,7 +7,7 @@ import pytest
 
 from isoflop.fit.best_so_far import hidden_noise
 from isoflop.fit.loss_calibration import calibrate
-from isoflop.fit.loss_forecast import WIDTH, forecast_losses
+from isoflop.fit.loss_forecast import WIDTH, Kind, fit_shapes, forecast_losses
 from isoflop.fit.loss_misfit import Linearised, carry_misfit
 
 X = np.geomspace(1e6, 1e9, 24)
@@ -38,7 +38,7 @@ def test_smooth_curves_narrow_the_intervals_and_erratic_ones_widen_them() -> Non
     ]
     erratic = calibrate(turning)
     assert smooth.num_backtests == erratic.num_backtests == 8
-    assert smooth.width < WIDTH < erratic.width
+    assert smooth.kind.width < WIDTH < erratic.kind.width
     assert smooth.coverage90 is not None
     assert erratic.coverage90 is not None
     assert erratic.coverage90 < smooth.coverage90
@@ -46,14 +46,33 @@ def test_smooth_curves_narrow_the_intervals_and_erratic_ones_widen_them() -> Non
 
 def test_without_a_curve_to_cut_the_usual_width_stays() -> None:
     found = calibrate([(X[:4], X[:4] ** -0.1)])
-    assert (found.width, found.num_backtests, found.coverage90, found.error) == (WIDTH, 0, None, None)
+    assert (found.kind, found.num_backtests, found.coverage90, found.error) == (Kind(), 0, None, None)
     with pytest.raises(ValueError, match="above 1"):
         calibrate([(X, X**-0.1)], ahead=1.0)
 
 
+def test_what_curves_share_helps_one_that_is_cut_early() -> None:
+    """Curves with one exponent and one share of what cannot be reduced; a new one is known up to a sixth."""
+    rng = np.random.default_rng(4)
+
+    def one(sigma: float = 0.01) -> tuple[np.ndarray, np.ndarray]:
+        level = rng.uniform(0.5, 2.0)
+        return X, level * (0.3 + 300 * X**-0.45) * np.exp(sigma * rng.normal(size=len(X)))
+
+    kind = calibrate([one() for _ in range(12)]).kind
+    assert set(kind.shapes) == {fit.law for fit in fit_shapes(*one())}
+    error = {"usual": [], "learned": []}
+    for _ in range(8):
+        x, y = one()
+        for name, given in (("usual", Kind()), ("learned", kind)):
+            found = forecast_losses(x[:14], y[:14], x[14:], kind=given)
+            error[name].append(float(np.sqrt(np.mean((found.centre - np.log(y[14:])) ** 2))))
+    assert np.mean(error["learned"]) < np.mean(error["usual"])
+
+
 def test_width_scales_the_interval() -> None:
     y = 40 * X**-0.3 * np.exp(0.004 * np.random.default_rng(1).normal(size=len(X)))
-    one, two = (forecast_losses(X, y, [2e9], width=w) for w in (0.5, 1.0))
+    one, two = (forecast_losses(X, y, [2e9], kind=Kind(width=w)) for w in (0.5, 1.0))
     np.testing.assert_allclose(two.scale, 2 * one.scale)
     np.testing.assert_allclose(two.centre, one.centre)
 

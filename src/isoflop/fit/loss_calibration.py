@@ -1,9 +1,10 @@
-"""How wide should the intervals be for curves of this kind? Ask the part of them that is already known.
+"""What do other curves of this kind say about one? Learn its priors and the width of its intervals from them.
 
-Every curve is cut before its end, forecast from the first part and compared with the second; the width of the
-intervals (`loss_forecast`) is then set so that they hold nine tenths of what followed, every curve counting
-once. A few curves say little, so some made-up ones at the usual width are counted with them. What is to be
-forecast is never needed.
+Priors (empirical Bayes, one step): every law is fitted to the known part of each curve, and its parameters are
+taken to scatter about their common mean as those of the curves do. Width: every curve is cut before its end,
+forecast from the first part and compared with the second, and the intervals are made to hold nine tenths of
+what followed, every curve counting once. A few curves say little, so some made-up ones with the usual priors
+and width are counted with them. What is to be forecast is never needed.
 
 Curves of best values so far never narrow the intervals: what they hold back has lost its upward misses.
 
@@ -20,25 +21,32 @@ import numpy as np
 from numpy.typing import NDArray
 
 from isoflop.fit.best_so_far import hidden_noise
-from isoflop.fit.loss_forecast import FEWEST_POINTS, FREEDOM, WIDTH, forecast_losses
+from isoflop.fit.loss_forecast import (
+    FEWEST_POINTS,
+    FREEDOM,
+    WIDTH,
+    Kind,
+    ShapeFit,
+    ShapePrior,
+    fit_shapes,
+    forecast_losses,
+)
 from isoflop.laws.curves import Array
 
 LEVEL = 0.9
 """Share of the held-back points that the intervals are made to hold."""
 USUAL_CURVES = 6.0
-"""Weight of the usual width, in curves."""
+"""Weight of the usual priors and width, in curves."""
 MOST_BACKTESTS = 16
-"""Curves that are cut; enough to know a width to a fifth or so."""
+"""Curves that are looked at; enough to know a width to a fifth or so."""
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """A width learned from curves of one kind."""
+    """What curves of one kind have taught."""
 
-    width: float
+    kind: Kind
     """To be given to `forecast_losses`."""
-    best_so_far: bool
-    """Most of the curves are best values so far; to be given to `forecast_losses`."""
     num_backtests: int
     coverage90: float | None
     """Share of the held-back points inside 90 % intervals of the usual width; None without a back-test."""
@@ -47,13 +55,14 @@ class Calibration:
 
 
 def calibrate(curves: Sequence[tuple[Array, Array]], *, ahead: float = 2.0) -> Calibration:
-    """Learn the width of intervals from curves of a kind.
+    """Learn priors and the width of intervals from curves of a kind.
 
     Args:
         curves: (x [n], y [n]) of each, both > 0. A curve too short to be cut is passed over.
         ahead: ratio of the largest x to be asked for to the largest known, > 1. Each of up to `MOST_BACKTESTS`
             curves is cut once, in turn that far before its end, half and a quarter of it (in ln x), but never
-            below half of its points: the long way tries the horizon, the short one what is known by now.
+            below half of its points: the long way tries the horizon, the short one what is known by now. The
+            back-tests use the usual priors.
 
     Raises:
         ValueError: `ahead` is not above 1.
@@ -72,7 +81,7 @@ def calibrate(curves: Sequence[tuple[Array, Array]], *, ahead: float = 2.0) -> C
     usual = _usual_scores()
     best_so_far = _mostly_best(curves)
     if not cuts:
-        return Calibration(WIDTH, best_so_far, 0, None, None)
+        return Calibration(Kind(best_so_far=best_so_far), 0, None, None)
     reach = float(np.quantile(usual, LEVEL))
     scores, covered, errors = [usual], [], []
     for x, y, known in cuts:
@@ -86,7 +95,27 @@ def calibrate(curves: Sequence[tuple[Array, Array]], *, ahead: float = 2.0) -> C
     width = WIDTH * _weighted_quantile(np.concatenate(scores), weight, LEVEL) / reach
     if best_so_far:
         width = max(width, WIDTH)
-    return Calibration(width, best_so_far, len(cuts), float(np.mean(covered)), float(np.mean(errors)))
+    shapes = _pool_shapes([fit for index in some for fit in fit_shapes(*long_enough[index])])
+    kind = Kind(width, best_so_far, shapes)
+    return Calibration(kind, len(cuts), float(np.mean(covered)), float(np.mean(errors)))
+
+
+def _pool_shapes(fits: Sequence[ShapeFit]) -> dict[str, ShapePrior]:
+    """One step of expectation-maximisation from the usual priors, which count as `USUAL_CURVES` curves.
+
+    No prior becomes more than twice as wide as usual: beyond that it is a parameter that nothing holds.
+    """
+    found = {}
+    for name in {fit.law for fit in fits}:
+        own = [fit for fit in fits if fit.law == name]
+        usual_sd = np.mean([fit.usual_sd for fit in own], axis=0)
+        place = np.stack([fit.from_usual for fit in own])
+        total = len(own) + USUAL_CURVES
+        shift = place.sum(axis=0) / total
+        scatter = np.sum((place - shift) ** 2 + np.stack([fit.variance for fit in own]), axis=0)
+        sd = np.sqrt((USUAL_CURVES * usual_sd**2 + scatter) / total)
+        found[name] = ShapePrior(shift, np.minimum(sd, 2 * usual_sd))
+    return found
 
 
 def _mostly_best(curves: Sequence[tuple[Array, Array]]) -> bool:

@@ -6,11 +6,11 @@ of Caballero et al. 2022, and a power law with offset times one hump for double 
 posterior mode with the irreducible part kept below the data and exponents pulled to usual values, and each
 carries on what it misses where the data end (`loss_misfit`). The fifth assumes no form: the local exponent
 d ln y / d ln x wanders (an integrated Ornstein-Uhlenbeck process), and is carried on with the uncertainty it
-has earned.
+has earned. Where other curves of a kind are known, the priors and the width are theirs (`loss_calibration`).
 
 The weights are the evidences to a power below 1 (see `LOOKS`), because a description that is wrong in detail
-everywhere is not thereby worse ahead. The interval is a Student t with the mixture's variance, times a width
-that `loss_calibration` can learn from other curves of the kind. All settings come from curves made up for the
+everywhere is not thereby worse ahead. The interval is a Student t with the mixture's variance, times a width.
+All settings come from curves made up for the
 purpose and from forecasts inside the first half of public curves (the half that is not scored): see
 benchmarks/extrapolation.py.
 
@@ -23,8 +23,8 @@ Shape letters: S starts, n points, p parameters, m places to predict.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
@@ -60,6 +60,41 @@ MOST_PLACES = 96
 """More places than these are interpolated between so many, evenly spaced in ln x."""
 SCREENED_POINTS = 14
 """Points at which the grid of starts is compared."""
+
+
+@dataclass(frozen=True)
+class ShapePrior:
+    """Where the parameters of one law lie for curves of a kind, beside its usual prior."""
+
+    shift: Array
+    """[p] to be added to the usual prior means."""
+    sd: Array
+    """[p]"""
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What is known of a kind of curve before one is seen."""
+
+    width: float = WIDTH
+    """Scale of the Student t as a share of the mixture's standard deviation, > 0."""
+    best_so_far: bool = False
+    """Curves that never rise are best values so far, also where none repeats."""
+    shapes: Mapping[str, ShapePrior] = field(default_factory=dict)
+    """By law; the usual prior for a law that is not there."""
+
+
+@dataclass(frozen=True)
+class ShapeFit:
+    """One law fitted to one curve, relative to its usual prior."""
+
+    law: str
+    from_usual: Array
+    """[p] parameters less their usual prior means."""
+    variance: Array
+    """[p] of the posterior, by Laplace's method."""
+    usual_sd: Array
+    """[p]"""
 
 
 @dataclass(frozen=True)
@@ -148,9 +183,8 @@ def forecast_losses(
     y: ArrayLike,
     x_new: ArrayLike,
     *,
-    width: float = WIDTH,
+    kind: Kind = Kind(),
     measured: bool = True,
-    best_so_far: bool = False,
 ) -> LossForecast:
     """Forecast a falling, positive curve.
 
@@ -158,10 +192,9 @@ def forecast_losses(
         x, y: [n] the data, both > 0, in any order; exact repeats of a point count once, several y at one x
             are averaged.
         x_new: [m] places to predict, > 0, usually beyond the data.
-        width: scale of the Student t as a share of the mixture's standard deviation, > 0.
+        kind: what is known of curves of this kind; `loss_calibration` learns it from other curves.
         measured: predict a plain measurement, which lies above data that are best values so far; False
             predicts more of the same.
-        best_so_far: the data are known to be best values so far, also where none repeats.
 
     Raises:
         CurveError: x or y not positive, or fewer than `FEWEST_POINTS` distinct x.
@@ -175,15 +208,15 @@ def forecast_losses(
     if len(u_all) > MOST_PLACES:
         u_new = np.linspace(u_all.min(), u_all.max(), MOST_PLACES)
     said = [_wandering_exponent(data, u_new)]
-    said += [_predict(law, data, u_new) for law in _LAWS]
+    said += [_predict(law, data, _prior(law, data, kind), u_new) for law in _LAWS]
     evidence = np.array([s.log_evidence for s in said])
     weight = np.exp(min(1.0, LOOKS / len(data.u)) * (evidence - evidence.max()))
     weight /= weight.sum()
     ln_y = np.stack([s.ln_y for s in said])
     variance = weight @ np.stack([s.variance for s in said]) + weight @ (ln_y - weight @ ln_y) ** 2
     ln_y = np.stack([np.interp(u_all, u_new, row) for row in ln_y])
-    variance = width**2 * np.interp(u_all, u_new, variance)
-    hidden = hidden_noise(data.x, data.y, known=best_so_far) if measured else None
+    variance = kind.width**2 * np.interp(u_all, u_new, variance)
+    hidden = hidden_noise(data.x, data.y, known=kind.best_so_far) if measured else None
     if hidden is not None:
         ln_y = ln_y + hidden.above
         variance = variance + AS_NORMAL * (hidden.noise**2 + hidden.above_sd**2)
@@ -349,9 +382,57 @@ class _Said(NamedTuple):
     log_evidence: float
 
 
-def _predict(law: _Law, data: _Data, u_new: Array) -> _Said:
-    """Posterior mode of one law under independent noise, and its forecast with the misfit carried on."""
-    prior = law.prior(data)
+class _Mode(NamedTuple):
+    theta: Array
+    """[p]"""
+    sigma: float
+    """Standard deviation of one measured ln y."""
+    fitted: Array
+    """[n] ln y."""
+    gradient: Array
+    """[n, p]"""
+    smallest: float
+    """Smallest y of the data."""
+
+
+def fit_shapes(x: ArrayLike, y: ArrayLike) -> list[ShapeFit]:
+    """Every law's parameters for one curve under the usual priors.
+
+    Args:
+        x, y: [n] as in `forecast_losses`.
+
+    Raises:
+        CurveError: as `forecast_losses`.
+    """
+    data = _prepare(np.asarray(x, dtype=float).ravel(), np.asarray(y, dtype=float).ravel())
+    found = []
+    for law in _LAWS:
+        prior = law.prior(data)
+        mode = _mode(law, data, prior)
+        information = mode.gradient.T @ (mode.gradient * data.repeats[:, None]) / mode.sigma**2
+        variance = np.diag(np.linalg.inv(information + np.diag(1 / prior.sd**2)))
+        found.append(ShapeFit(law.name, mode.theta - prior.mean, variance, prior.sd))
+    return found
+
+
+def _prior(law: _Law, data: _Data, kind: Kind) -> _Prior:
+    usual = law.prior(data)
+    learned = kind.shapes.get(law.name)
+    return usual if learned is None else _Prior(usual.mean + learned.shift, learned.sd)
+
+
+def _predict(law: _Law, data: _Data, prior: _Prior, u_new: Array) -> _Said:
+    """One law's forecast with the misfit carried on."""
+    mode = _mode(law, data, prior)
+    ln_y, gradient_new = law.log_curve(u_new, mode.theta[None], mode.smallest)
+    residual = data.v - mode.fitted
+    at_mode = Linearised(residual, mode.gradient, gradient_new[0], mode.theta - prior.mean, prior.sd)
+    carried = carry_misfit(at_mode, data.u, data.repeats, u_new)
+    return _Said(law.name, ln_y[0] + carried.shift, carried.variance, carried.log_evidence)
+
+
+def _mode(law: _Law, data: _Data, prior: _Prior) -> _Mode:
+    """Posterior mode of one law under independent noise."""
     smallest = float(np.exp(data.v.min()))
     theta = law.starts(data, prior)
     sigma = 0.03
@@ -365,10 +446,7 @@ def _predict(law: _Law, data: _Data, u_new: Array) -> _Said:
         sigma = _noise(law, data, smallest, theta[0])
     theta, _ = _climb(law, data, prior, smallest, sigma, theta[:1], 8)
     fitted, gradient = law.log_curve(data.u, theta, smallest)
-    ln_y, gradient_new = law.log_curve(u_new, theta, smallest)
-    at_mode = Linearised(data.v - fitted[0], gradient[0], gradient_new[0], theta[0] - prior.mean, prior.sd)
-    carried = carry_misfit(at_mode, data.u, data.repeats, u_new)
-    return _Said(law.name, ln_y[0] + carried.shift, carried.variance, carried.log_evidence)
+    return _Mode(theta[0], sigma, fitted[0], gradient[0], smallest)
 
 
 def _thinned(data: _Data) -> _Data:
