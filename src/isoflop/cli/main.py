@@ -20,11 +20,14 @@ from isoflop import __version__
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
 
+LOOP = ("run", "plan", "train", "measure", "judge", "publish", "studies", "status", "ledger")
+
+
 class Group(click.Group):
-    """Keeps the verbs in the order of the loop: plan, run, judge, publish, then the tools."""
+    """Keeps the verbs in the order of the loop, then the tools in the order in which they were registered."""
 
     def list_commands(self, context: click.Context) -> list[str]:
-        return list(self.commands)
+        return sorted(self.commands, key=lambda name: LOOP.index(name) if name in LOOP else len(LOOP))
 
 
 @click.group(cls=Group, context_settings=CONTEXT)
