@@ -5,16 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 import pytest
 import torch
 
 from isoflop.data import Corpus
+from isoflop.data.tokenizer import load as load_tokenizer
 from isoflop.dist import mesh
 from isoflop.dist.checkpoint import CheckpointError, load, read_folder
 from isoflop.dist.weights import WeightsError, save_weights
 from isoflop.model.build import build_net
 from isoflop.records import MeshSpec, RunSpec
 from isoflop.store import RunFolder
+from isoflop.subject import opening
 from isoflop.subject.opening import open_subject
 from isoflop.subject.text import TextError
 from isoflop.train.run import train_run
@@ -86,3 +89,30 @@ def test_a_tokenizer_that_does_not_fit_is_refused(run: RunFolder, tmp_path: Path
     (tmp_path / "tokenizer.json").write_text(tokenizer.json_text)
     with pytest.raises(TextError, match=r"token ids up to 2\d\d, the embedding has 256 rows"):
         open_subject(run.path, tokenizer=tmp_path / "tokenizer.json")
+
+
+def test_the_tokenizer_of_a_folder_that_was_moved_is_found_by_its_hash(
+    make_spec: MakeSpec,  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    tokenizers = pytest.importorskip("tokenizers")
+    built = tokenizers.Tokenizer(tokenizers.models.BPE({"a": 0, "b": 1, "<|endoftext|>": 2}, []))
+    built.add_special_tokens(["<|endoftext|>"])
+    place = tmp_path / "out" / "data" / "tokenizer.json"
+    place.parent.mkdir(parents=True)
+    built.save(str(place))
+    spec = make_spec(num_steps=12)
+    source = msgspec.structs.replace(
+        spec.data.sources[0],
+        tokenizer="elsewhere/tokenizer.json",
+        tokenizer_sha256=load_tokenizer(str(place)).sha256,
+    )
+    data = msgspec.structs.replace(spec.data, sources=(source, *spec.data.sources[1:]))
+    folder = RunFolder(tmp_path / "out" / "runs" / "one")
+    folder.create(msgspec.structs.replace(spec, data=data))
+    found = opening._moved_codec(folder)
+    assert found is not None
+    assert found.vocab_size == 3
+    other = RunFolder(tmp_path / "out" / "runs" / "two")
+    other.create(spec)
+    assert opening._moved_codec(other) is None

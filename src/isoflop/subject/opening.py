@@ -30,6 +30,9 @@ from isoflop.store import RunFolder
 from isoflop.subject.language_model import BATCH_TOKENS, LanguageModel
 from isoflop.subject.text import TextCodec, TextError, corpus_codec, folder_codec
 
+DATA = "data"
+"""Where an output folder keeps the text that was prepared for it, and its tokenizer."""
+
 FINAL = "final"
 
 
@@ -204,4 +207,16 @@ def _codec(folder: Path, run: RunFolder | None, given: Path | str | None) -> Tex
         return find_codec(given)
     if (folder / TOKENIZER).exists() or run is None:
         return folder_codec(folder)
-    return run_codec(run.read_spec())
+    return _moved_codec(run) or run_codec(run.read_spec())
+
+
+def _moved_codec(run: RunFolder) -> TextCodec | None:
+    """The tokenizer that lies in its output folder, when it is the one that the run was trained with.
+
+    The run names it by a path that may be relative to another place.
+    """
+    place = run.path.parent.parent / DATA / TOKENIZER
+    if not place.is_file():
+        return None
+    found = load_tokenizer(str(place))
+    return corpus_codec(found) if found.sha256 == run.read_spec().data.sources[0].tokenizer_sha256 else None
