@@ -16,6 +16,7 @@ from isoflop.records import EvalSpec, RunSpec
 from isoflop.store import RunFolder
 from isoflop.train.loggers import LoggerError, config_of, names_wanted, open_loggers
 from isoflop.train.run import train_run
+from tests.train.distributed_sessions import placement, train
 
 MakeSpec = Callable[..., RunSpec]
 
@@ -154,3 +155,22 @@ def test_each_text_is_scored_under_its_own_name(make_spec: MakeSpec, corpus: Cor
     ]
     assert scores[0].loss == scores[1].loss
     assert scores[0].bits_per_byte.value is not None
+
+
+def test_a_run_on_a_mesh_is_watched_by_its_first_rank(
+    make_spec: MakeSpec, corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake = Calls("trackio")
+    monkeypatch.setitem(sys.modules, "trackio", fake)
+    monkeypatch.setenv("ISOFLOP_LOGGERS", "trackio")
+    spec, folder = make_spec(num_steps=20), RunFolder(tmp_path / "run")
+    train(spec, folder.path, placement(micro_batch_seqs=4))
+    assert fake.finished == 1
+    assert [step for step, _ in fake.logged] == [*(row["step"] for row in folder.read_metrics()), 20]
+    score = folder.read_measurements()[-1]
+    assert fake.logged[-1][1]["heldout/bits_per_byte"] == score.bits_per_byte.value
+    monkeypatch.setenv("ISOFLOP_LOGGERS", "nobody")
+    other = RunFolder(tmp_path / "other")
+    with pytest.raises(LoggerError, match="no logger named 'nobody'"):
+        train(spec, other.path, placement(micro_batch_seqs=4))
+    assert not list(other.path.glob("metrics.jsonl"))

@@ -34,6 +34,7 @@ from isoflop.train import schedule
 from isoflop.train.attempts import AttemptLog
 from isoflop.train.build import Job, held_out_windows
 from isoflop.train.ending import write_end
+from isoflop.train.loggers import Loggers, Watched, names_wanted, open_loggers
 from isoflop.train.loop import LoopEnd, Position, Progress, _Recorder, _score_steps, row_steps
 from isoflop.train.optim import AdamW
 from isoflop.train.run import (
@@ -101,8 +102,10 @@ def train_distributed(
     Returns:
         The record, on every rank, or None when it was stopped before the end.
 
+    Rows and scores also go to the loggers that ISOFLOP_LOGGERS names (`isoflop.train.loggers`), from the first rank.
+
     Raises, on every rank and before any compute is spent:
-        ValueError: net, batch or data cannot be split so.
+        ValueError: net, batch or data cannot be split so; a logger's package is missing.
         WeightsError: the weights to start from do not fit.
         ParentLostError, StoreError, RefError, DataError: as `isoflop.train.run.train_run`.
     """
@@ -126,7 +129,8 @@ def train_distributed(
 
         world.from_first(tidy)
         doubtful = placement.compile and world.mesh.tensor > 1
-        run = _Run(job, net, world, folder, num_micro, scores, doubtful, log)
+        watchers = _watchers(spec, folder, world, held_open)
+        run = _Run(job, net, world, folder, num_micro, scores, doubtful, log, watchers)
         saver = sharded_checkpoint.Saver(
             folder.checkpoints,
             world,
@@ -152,6 +156,14 @@ def train_distributed(
 
 
 # -------------------------------------------------------------------------------------- set-up
+
+
+def _watchers(spec: RunSpec, folder: RunFolder, world: World, open_things: contextlib.ExitStack) -> Loggers:
+    """The loggers that the environment names, on the first rank alone; a missing package is raised on all."""
+    found = [Loggers({})]
+    world.from_first(lambda: found.append(open_loggers(names_wanted(), spec, folder.path)))
+    open_things.callback(found[-1].finish)
+    return found[-1]
 
 
 def _check(spec: RunSpec, world: World, placement: Placement) -> int:
@@ -295,9 +307,10 @@ class _Run:
         scores: list[Measurement],
         doubtful: bool,
         log: AttemptLog,
+        watchers: Loggers,
     ) -> None:
         self._job, self._net, self._world, self._folder = job, net, world, folder
-        self._log = log
+        self._log, self._watchers = log, watchers
         self._num_micro, self._scores = num_micro, scores
         self._doubtful = doubtful
 
@@ -321,7 +334,7 @@ class _Run:
             recorder = _Recorder(
                 spec,
                 position,
-                metrics or _Nowhere(),
+                _Nowhere() if metrics is None else Watched(metrics, self._watchers),
                 device=self._job.device,
                 num_devices=world.mesh.num_devices,
             )
@@ -404,6 +417,7 @@ class _Run:
         if any(score.loss.value is None for score in scores):
             return False
         self._scores.extend(scores)
+        self._watchers.scores(scores)
         self._world.from_first(lambda: self._folder.write_measurements(self._scores))
         return True
 
