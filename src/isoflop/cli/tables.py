@@ -199,7 +199,9 @@ def power(
 )
 @click.option("--sensitivity/--no-sensitivity", default=True, help="law: the answer under other ways to fit.")
 @click.option(
-    "--metric", type=click.Choice(["score", "accuracy", "loss"]), default="score", help="curve: what y is."
+    "--metric",
+    type=click.Choice(["score", "accuracy", "loss"]),
+    help="curve: what y is; by the name of its column when left out.",
 )
 @click.option("--predict", type=float, multiple=True, help="curve: x at which to predict.")
 @click.option("--reach", type=float, help="curve: when does it reach this y?")
@@ -284,7 +286,7 @@ def _fit_curve(
         points.y,
         sigma=points.sigma,
         num_items=points.num_items,
-        kind=options["metric"],
+        kind=options["metric"] or points.metric,
         predict=options["predict"] or None,
         reach=options["reach"],
         seed=options["seed"],

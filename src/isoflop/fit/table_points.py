@@ -19,11 +19,13 @@ Array = np.ndarray
 
 ROLES: dict[str, tuple[str, ...]] = {
     "x": ("x",),
-    "y": ("y", "score", "accuracy", "acc"),
+    "y": ("y", "score", "accuracy", "acc", "accnorm", "exactmatch"),
     "sigma": ("sigma", "stderr", "se", "sd", "error"),
     "n": ("n", "items", "numitems", "nitems"),
 }
 """Names by role, without case or punctuation."""
+ACCURACIES = ("accuracy", "acc", "accnorm", "exactmatch")
+"""Names of columns that hold shares of right answers."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +44,11 @@ class PointsTable:
     sigma: Array | None
     num_items: Array | None
     columns: dict[str, str]
+
+    @property
+    def metric(self) -> Literal["score", "accuracy"]:
+        """What y is by the name of its column: an accuracy must lie in [0, 1], a score may be anything."""
+        return "accuracy" if _plain(self.columns["y"]) in ACCURACIES else "score"
 
 
 def kind_of(path: Path, columns: Mapping[str, str]) -> Literal["law", "curve"]:

@@ -154,7 +154,7 @@ def _check_kind(kind: Kind, x: Array, y: Array) -> None:
         hint = "divide percentages by 100" if y.max() <= 100 and y.min() >= 0 else "it is no share of items"
         raise CurveError(
             f"an accuracy must lie in [0, 1], and row {row + 1} (x = {x[row]:g}) holds {y[row]:g}: {hint}, "
-            "or call it a score"
+            "or call it a score (--metric score)"
         )
     if kind == "loss" and np.any(y <= 0):
         row = int(np.flatnonzero(y <= 0)[0])
