@@ -64,6 +64,15 @@ class Worker:
         with contextlib.suppress(OSError):
             self.process.stdin.close()
 
+    def end(self, wait_s: float) -> None:
+        """End its orders, wait so long for it to leave, then kill; it is reaped when this returns."""
+        self.close()
+        try:
+            self.process.wait(timeout=wait_s)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+
     def exit_text(self) -> str:
         """How it ended, in words."""
         code = self.process.wait()
@@ -97,11 +106,7 @@ class Crew:
         for worker in self.workers:
             worker.close()
         for worker in self.workers:
-            try:
-                worker.process.wait(timeout=LEAVE_WAIT_S if worker.ready else 0.1)
-            except subprocess.TimeoutExpired:
-                worker.process.kill()
-                worker.process.wait()
+            worker.end(LEAVE_WAIT_S if worker.ready else 0.1)
         self._log.close()
 
     def idle(self) -> list[Worker]:
@@ -125,7 +130,7 @@ class Crew:
 
         Raises StoreError when workers die before they are ready: no run could ever start.
         """
-        worker.close()
+        worker.end(LEAVE_WAIT_S)
         if not worker.ready:
             self._start_failures += 1
             if self._start_failures >= MAX_START_FAILURES:
@@ -136,7 +141,7 @@ class Crew:
 
     def retire(self, worker: Worker) -> None:
         """Leave a worker that is gone unreplaced."""
-        worker.close()
+        worker.end(LEAVE_WAIT_S)
         worker.fingerprint = None
 
     def ask_to_stop(self) -> None:
