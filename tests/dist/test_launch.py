@@ -65,9 +65,22 @@ def test_the_ranks_are_started_with_torchrun_on_every_node() -> None:
     assert words[words.index("-m", words.index("--nnodes=64")) + 1] == "isoflop.train.distributed_worker"
 
 
-def test_setup_lines_come_before_the_ranks() -> None:
+def test_setup_lines_come_before_the_ranks_and_may_read_what_is_not_set() -> None:
     text = script(setup=("module load rocm", "source env/bin/activate"))
     assert text.index("module load rocm") < text.index("source env/bin/activate") < text.index("srun")
+    assert text.index("source env/bin/activate") < text.index("set -u")
+
+
+def test_several_nodes_are_taken_whole_and_one_gpu_is_not_a_node() -> None:
+    assert "exclusive" in header_of(script())
+    one = sbatch_script(FOLDER, MeshSpec(), num_nodes=1, hours=1)
+    assert header_of(one)["gpus-per-node"] == "1"
+    assert "exclusive" not in header_of(one)
+
+
+def test_the_ranks_get_the_cores_that_the_job_asked_for() -> None:
+    (line,) = [line for line in script(cpus_per_node=56).splitlines() if line.startswith("srun")]
+    assert "--cpus-per-task=56" in shlex.split(line)
 
 
 def test_times_are_written_as_slurm_reads_them() -> None:
@@ -133,6 +146,19 @@ def test_an_unfinished_run_is_queued_again_but_not_for_ever(tmp_path: Path) -> N
     last = run_script(tmp_path, "false", restarts=3)
     assert last.returncode == 1
     assert "not finished after 3 restarts" in last.stderr
+
+
+def test_jobs_that_make_no_checkpoint_give_up(tmp_path: Path) -> None:
+    """Five in a row; a checkpoint in between starts the count anew. Somebody who mends it starts with none."""
+    state = f"mkdir -p {tmp_path}/run/checkpoint/step-"
+    for ranks in ("false", "false", "false", "false", f"{state}00000010; false", *["false"] * 4):
+        done = run_script(tmp_path, ranks)
+        assert "scontrol requeue 42" in done.stdout, done.stderr
+    last = run_script(tmp_path, "false")
+    assert last.returncode == 1
+    assert "requeue" not in last.stdout
+    assert "5 jobs in a row made no checkpoint" in last.stderr
+    assert "scontrol requeue 42" in run_script(tmp_path, "false").stdout
 
 
 def test_the_time_limit_s_signal_makes_the_ranks_stop_and_the_job_come_again(tmp_path: Path) -> None:

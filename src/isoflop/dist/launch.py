@@ -92,6 +92,7 @@ def sbatch_script(
     gpus: bool = True,
     max_restarts: int = 3,
     max_requeues: int = 100,
+    max_fruitless: int = 5,
     warn_s: int = 600,
     setup: tuple[str, ...] = (),
     port: int = 29_500,
@@ -106,6 +107,8 @@ def sbatch_script(
     - A preempted job, or one that lost a node, is queued again by SLURM itself (--requeue).
     - A rank that dies takes the others with it, and all are started again up to `max_restarts` times; beyond
       that the job fails, and is queued again like the others, at most `max_requeues` times in all.
+    - After `max_fruitless` jobs in a row that left no new checkpoint it gives up: a broken set-up must not
+      take a whole partition a hundred times.
 
     Args:
         folders: the run's folder, on a file system that all nodes see; logs go there too. Of several, a chain of
@@ -115,12 +118,14 @@ def sbatch_script(
         hours: time limit of one job, above `warn_s` seconds.
         job_name, partition, account: as the cluster names them.
         cpus_per_node: processor cores to ask for; None leaves it to the cluster.
-        gpus: ask for one GPU per rank; False for ranks on processors.
+        gpus: ask for one GPU per rank; False for ranks on processors. Several nodes are asked for whole.
         max_restarts: see above.
         max_requeues: see above.
+        max_fruitless: see above.
         warn_s: longer than a step and a checkpoint together.
         setup: shell lines that make `python` the right one, e.g. "source /path/venv/bin/activate".
-        port: for the ranks' meeting on the first node.
+        port: for the ranks' meeting on the first node; the job's number is added, so that two jobs there do not
+            meet each other.
         python: interpreter.
         report: output folder whose run is judged and published at the end; None leaves that out.
 
@@ -142,6 +147,8 @@ def sbatch_script(
     )
     started = shlex.join(command).replace("RENDEZVOUS", '"$first_node":"$port"')
     started = started.replace("--rdzv-id=FOLDER", '--rdzv-id="${folder##*/}"').replace("FOLDER", '"$folder"')
+    # srun does not take it over from sbatch (SLURM 22.05 and newer).
+    cores = "" if cpus_per_node is None else f"--cpus-per-task={cpus_per_node} "
     finish = [f"  {python} -m isoflop {verb} {shlex.quote(str(report))}" for verb in ("judge", "publish")]
     options = {
         "job-name": job_name,
@@ -162,35 +169,45 @@ def sbatch_script(
             "#!/bin/bash",
             *header,
             "#SBATCH --requeue",
-            "#SBATCH --exclusive" if gpus else "",
+            "#SBATCH --exclusive" if gpus and num_nodes > 1 else "",
             "",
             f"# {mesh.words} (replicate x shard x tensor) on {num_nodes} nodes of {per_node}.",
             "# Ends by itself when the run has its record; scancel ends it before.",
-            "set -u",
             *setup,
+            "set -u  # not before: modules and activation scripts read variables that may not be set",
             "",
             f"folders=({' '.join(shlex.quote(str(one)) for one in chain)})",
             'for folder in "${folders[@]}"; do [ -e "$folder/record.json" ] || break; done',
-            f"port={port}",
+            f"port=$(({port} + SLURM_JOB_ID % 1000))",
             'first_node=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)',
             "export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}",
             'rm -f "$folder/stop"',
+            'newest() { ls -d "$folder"/checkpoint/step-* 2>/dev/null | tail -n 1; }',
+            "before=$(newest)",
             "",
             "# Before the time limit: ask all ranks to save together and leave.",
             "time_is_up=",
             'ask_to_stop() { time_is_up=yes; touch "$folder/stop"; }',
             "trap ask_to_stop USR1",
             "",
-            f"srun --kill-on-bad-exit=1 {started} &",
+            f"srun --kill-on-bad-exit=1 {cores}{started} &",
             "ranks=$!",
             "# A signal ends `wait`, not the ranks: wait until they are gone.",
             'while kill -0 "$ranks" 2>/dev/null; do wait "$ranks"; done',
+            "",
+            "# Jobs in a row that brought nothing, one line each.",
+            'if [ -e "$folder/record.json" ] || [ "$(newest)" != "$before" ]; then rm -f "$folder/fruitless"',
+            'else echo "$SLURM_JOB_ID" >> "$folder/fruitless"; fi',
             "",
             'if [ -e "$folder/record.json" ] && [ "$folder" = "${folders[-1]}" ]; then',
             '  echo "the run has ended; see $folder/record.json"',
             *(finish if report is not None else ()),
             'elif [ -e "$folder/stop" ] && [ -z "$time_is_up" ] && [ ! -e "$folder/record.json" ]; then',
             '  echo "stopped as $folder/stop asks; sbatch this file again to go on"',
+            f'elif [ -e "$folder/fruitless" ] && [ "$(wc -l < "$folder/fruitless")" -ge {max_fruitless} ]; then',
+            f'  echo "{max_fruitless} jobs in a row made no checkpoint: see the log, mend, and sbatch again" >&2',
+            '  rm "$folder/fruitless"',
+            "  exit 1",
             f'elif [ "${{SLURM_RESTART_COUNT:-0}}" -lt {max_requeues} ]; then',
             '  scontrol requeue "$SLURM_JOB_ID"',
             "else",
