@@ -12,12 +12,15 @@ from typing import Any
 import msgspec
 import pytest
 import torch
+import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import DTensor, Shard
 
 from isoflop.dist import checkpoint, mesh, parallel, sharded_checkpoint, states
 from isoflop.dist.checkpoint import CheckpointError
 from isoflop.dist.parallel import Wrapping
-from isoflop.dist.sharded_checkpoint import Saver, load, load_latest, read_whole
+from isoflop.dist.sharded_checkpoint import Saver, _copy, load, load_latest, read_whole
 from isoflop.records import MeshSpec
 from isoflop.store import StoreError
 from tests.dist import runs
@@ -114,6 +117,24 @@ def test_values_are_those_of_the_call(tensors: dict[str, Tensor], tmp_path: Path
     found = empty_like(before)
     load(tmp_path, 3, found, WORLD)
     assert_equal(found, before)
+
+
+def test_the_copy_stays_on_the_cpu_whatever_the_mesh_computes_on(tmp_path: Path) -> None:
+    """A mesh of GPUs, as far as its name goes: the copy must not be moved there a second time."""
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path}/meeting", rank=0, world_size=1)
+    try:
+        device_mesh = init_device_mesh("cpu", (1,), mesh_dim_names=("shard",))
+        own = torch.arange(6.0).view(3, 2)
+        tensor = DTensor.from_local(own, device_mesh, (Shard(0),), run_check=False)
+        device_mesh._device_type = "cuda"
+        copy = _copy(tensor)
+        own.add_(1.0)
+    finally:
+        dist.destroy_process_group()
+    assert isinstance(copy, DTensor)
+    assert copy.placements == tensor.placements
+    assert copy.to_local().device.type == "cpu"
+    assert torch.equal(copy.to_local(), torch.arange(6.0).view(3, 2))
 
 
 def test_a_failure_beside_the_training_is_raised_at_the_next_call(

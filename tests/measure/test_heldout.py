@@ -14,10 +14,11 @@ import torch
 from isoflop.data import Corpus, ValidationWindows, validation_windows
 from isoflop.measure import measure_run
 from isoflop.measure.groups import from_groups
-from isoflop.measure.heldout import score
+from isoflop.measure.heldout import FORWARD_TOKENS, score
 from isoflop.model.build import build_net
 from isoflop.records import RunSpec
 from isoflop.store import RunFolder, StoreError
+from isoflop.train.build import build_job
 from isoflop.train.run import train_run
 
 
@@ -88,12 +89,48 @@ def test_a_real_net_is_scored_as_it_trains(make_spec: Callable[..., RunSpec], co
     assert net.training
 
 
+def test_a_large_group_is_scored_in_parts(make_spec: Callable[..., RunSpec]) -> None:
+    """Of three windows two fit in a pass; the mean is over windows, not over passes."""
+
+    class Counting(Uniform):
+        def next_token_loss(self, tokens: torch.Tensor) -> torch.Tensor:
+            passes.append(tokens[:, 1:].numel())
+            return super().next_token_loss(tokens)
+
+    passes: list[int] = []
+    first = [0, 0, 3] * 8
+    measured = score(Counting(), windows(first, context=FORWARD_TOKENS // 2), make_spec(), 20)
+    assert passes == [FORWARD_TOKENS, FORWARD_TOKENS // 2] * 8
+    assert measured.group_nats == pytest.approx([math.log(8) + 1] * 8, rel=1e-12)
+    passes.clear()
+    score(Counting(), windows(first, context=FORWARD_TOKENS * 2), make_spec(), 20)
+    assert passes == [FORWARD_TOKENS * 2] * 24  # a window is never cut
+
+
+def test_a_run_in_bf16_is_scored_in_bf16(
+    make_spec: Callable[..., RunSpec], corpus: Corpus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for precision in ("fp32", "bf16"):
+        job = build_job(make_spec(precision=precision), [corpus])
+        seen = []
+
+        def loss(tokens: torch.Tensor, seen: list[bool] = seen) -> torch.Tensor:
+            seen.append(torch.is_autocast_enabled("cpu"))
+            return torch.zeros(())
+
+        monkeypatch.setattr(job.net, "next_token_loss", loss)
+        job.scores(1)
+        assert set(seen) == {precision == "bf16"}
+        assert not torch.is_autocast_enabled("cpu")
+
+
 @pytest.mark.usefixtures("use_cache")
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_a_finished_run_is_scored_again_from_its_weights(
-    make_spec: Callable[..., RunSpec], corpus: Corpus, tmp_path: Path
+    make_spec: Callable[..., RunSpec], corpus: Corpus, tmp_path: Path, precision: str
 ) -> None:
     folder = RunFolder(tmp_path / "run")
-    train_run(make_spec(), folder, corpora=[corpus])
+    train_run(make_spec(precision=precision), folder, corpora=[corpus])
     (before,) = folder.read_measurements()
     folder.measurements_path.unlink()
     assert measure_run(folder) == before

@@ -113,6 +113,19 @@ def test_a_stopped_run_goes_on_to_the_same_bits(
     assert record.flops_wasted == 0
 
 
+def test_scores_beside_a_bf16_run_are_taken_in_bf16(make_spec: MakeSpec, tmp_path: Path) -> None:
+    for precision in ("fp32", "bf16"):
+        seen = set()
+
+        def look(net: torch.nn.Module, step: int, seen: set[bool] = seen) -> None:
+            seen.add(torch.is_autocast_enabled("cpu"))
+
+        spec, saves = make_spec(num_steps=4, precision=precision), SaveRule(every_steps=2, every_s=None)
+        where = placement(precision=precision)
+        train(spec, tmp_path / precision, where, saves=saves, at_score=look, at_checkpoint=look)
+        assert seen == {precision == "bf16"}
+
+
 def test_steps_after_a_lost_state_are_counted_as_wasted(make_spec: MakeSpec, tmp_path: Path) -> None:
     """The state of the stop is damaged: the run goes back to the one before it."""
     spec, folder = make_spec(num_steps=40), RunFolder(tmp_path / "run")

@@ -29,7 +29,6 @@ import torch.distributed.checkpoint as dcp
 from safetensors import SafetensorError
 from torch import Tensor
 from torch.distributed.checkpoint import HuggingFaceStorageReader, HuggingFaceStorageWriter
-from torch.distributed.tensor import DTensor
 
 from isoflop.dist.checkpoint import STATE, CheckpointError
 from isoflop.dist.mesh import World
@@ -274,17 +273,11 @@ def _expect_one_process() -> None:
 
 
 def _copy(tensor: Tensor) -> Tensor:
-    """A copy on the CPU that training does not change, sharded as the original."""
-    if not isinstance(tensor, DTensor):
-        return tensor.detach().to("cpu", copy=True)
-    return DTensor.from_local(
-        tensor.to_local().detach().to("cpu", copy=True),
-        tensor.device_mesh,
-        tensor.placements,
-        run_check=False,
-        shape=tensor.shape,
-        stride=tensor.stride(),
-    )
+    """A copy on the CPU that training does not change, sharded as the original.
+
+    Not by `DTensor.from_local`, which would move the copy to the mesh's device: to the GPU, a second time.
+    """
+    return tensor.detach().to("cpu", copy=True)
 
 
 def _make_empty(folder: Path) -> None:

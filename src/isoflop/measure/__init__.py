@@ -39,6 +39,7 @@ def measure_run(folder: RunFolder, *, device: str = "cpu") -> Measurement:
     windows = validation_windows(
         open_corpus(spec.data.sources[0]), spec.data.context, spec.evaluate.num_windows
     )
-    measurement = resolve(spec.evaluate.function)(net, windows, spec, int(state["step"]))
+    with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=spec.precision == "bf16"):
+        measurement = resolve(spec.evaluate.function)(net, windows, spec, int(state["step"]))
     folder.write_measurements((measurement,))
     return measurement

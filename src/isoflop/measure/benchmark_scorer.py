@@ -88,7 +88,7 @@ def benchmark_scorer(
         candidate = Candidate(
             harness_model=harness_model(model),
             name=model.name,
-            precision={"fp32": "float32", "bf16": "bfloat16"}[spec.precision] if wrapped else "float32",
+            precision={"fp32": "float32", "bf16": "bfloat16"}[spec.precision],
             context=length,
             run=folder,
             fingerprint=spec.fingerprint(),

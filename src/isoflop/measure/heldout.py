@@ -14,6 +14,10 @@ from isoflop.data.windows import ValidationWindows
 from isoflop.measure.groups import from_groups
 from isoflop.records import Measurement, RunSpec
 
+FORWARD_TOKENS = 8192
+"""Predicted tokens of a forward pass; a group with more is scored in parts. A whole group's logits, tokens x
+vocabulary in 32 bits, would be more than a device holds whose memory a training step fills."""
+
 
 def score(net: nn.Module, windows: ValidationWindows, spec: RunSpec, step: int) -> Measurement:
     """Score a net on the fixed windows of its run.
@@ -46,13 +50,17 @@ def score(net: nn.Module, windows: ValidationWindows, spec: RunSpec, step: int) 
 
 @torch.inference_mode()
 def _group_losses(net: nn.Module, tokens: np.ndarray, num_groups: int) -> tuple[np.ndarray, np.ndarray]:
-    """Mean nats/token [G] and tokens [G] of groups of neighbouring windows; one forward pass each."""
+    """Mean nats/token [G] and tokens [G] of groups of neighbouring windows."""
     device = next(net.parameters()).device
     was_training = net.training
     net.eval()
     nats = []
     groups = np.array_split(tokens, num_groups)
+    most = max(1, FORWARD_TOKENS // (tokens.shape[1] - 1))
     for group in groups:
-        nats.append(float(net.next_token_loss(torch.from_numpy(group).to(device))))  # type: ignore[operator]
+        parts = torch.from_numpy(group).to(device).split(most)
+        means = [float(net.next_token_loss(part)) for part in parts]  # type: ignore[operator]
+        sizes = [len(part) for part in parts]
+        nats.append(means[0] if len(parts) == 1 else float(np.average(means, weights=sizes)))
     net.train(was_training)
     return np.array(nats), np.array([group.shape[0] * (group.shape[1] - 1) for group in groups])

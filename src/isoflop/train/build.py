@@ -63,16 +63,24 @@ class Job:
     also_held_out: tuple[ValidationWindows, ...] = ()
 
     def scores(self, step: int) -> tuple[Measurement, ...]:
-        """Score the net as it is: one measurement per text of `EvalSpec.sources`, in that order."""
+        """Score the net as it is, in its run's precision: one measurement per text of `EvalSpec.sources`, in order."""
         assert self.score is not None, "a run without an EvalSpec is not scored"
         assert self.held_out is not None, "a run that is scored has held-out text"
         assert self.spec.evaluate is not None, "as above"
         name_of = self.spec.evaluate.name_of
-        first = self.score(self.net, self.held_out, self.spec, step)
-        others = (self.score(self.net, windows, self.spec, step) for windows in self.also_held_out)
-        return first, *(
-            msgspec.structs.replace(other, name=name_of(index)) for index, other in enumerate(others, start=1)
+        with self.precision():
+            found = [
+                self.score(self.net, windows, self.spec, step)
+                for windows in (self.held_out, *self.also_held_out)
+            ]
+        return tuple(
+            msgspec.structs.replace(one, name=name_of(index)) if index else one
+            for index, one in enumerate(found)
         )
+
+    def precision(self) -> contextlib.AbstractContextManager[object]:
+        """The context in which a forward pass has the run's precision."""
+        return contextlib.nullcontext() if self.autocast is None else self.autocast()
 
     def updates_behind(self, step: int) -> int:
         """Updates that the optimizer has seen at a step: fewer than the step for a branch with an empty one."""

@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -141,7 +142,8 @@ def train_distributed(
         if position.step == 0:
             if net.is_sharded:
                 _touch(job, num_micro, world)
-            at_score(job.net, 0)
+            with job.precision():
+                at_score(job.net, 0)
         end = run.steps(position, saver, saves, should_stop, on_progress, at_checkpoint, at_score)
         saver.wait()
         if end.status == "stopped":
@@ -231,11 +233,12 @@ def _build(
         fill_whole(bare, bare.draw(torch.Generator().manual_seed(spec.seed)))  # type: ignore[operator]
     else:
         weights.load_into(bare)
-    sharded = net.is_sharded
+    # On a GPU each weight is updated by itself: one flat buffer would hold every gradient twice.
+    by_parts = net.is_sharded or world.device.type == "cuda"
     job = Job(
         spec=spec,
         net=bare,
-        optimizer=ShardedAdamW(bare, spec.optimizer, world) if sharded else AdamW(bare, spec.optimizer),  # type: ignore[arg-type]
+        optimizer=ShardedAdamW(bare, spec.optimizer, world) if by_parts else AdamW(bare, spec.optimizer),  # type: ignore[arg-type]
         objective=objective,
         windows=windows,
         device=world.device,
@@ -255,8 +258,14 @@ def _touch(job: Job, num_micro: int, world: World) -> None:
     """
     rows = job.spec.batch_seqs // world.mesh.data // num_micro
     tokens = torch.zeros(rows, job.spec.data.context + 1, dtype=torch.int64, device=job.device)
-    with torch.no_grad(), job.autocast() if job.autocast else contextlib.nullcontext():
+    with torch.no_grad(), job.precision():
         job.net.next_token_loss(tokens)  # type: ignore[operator]
+
+
+def _moved(rows: np.ndarray, device: torch.device) -> Tensor:
+    """Rows on the device. From pinned memory a GPU takes them without waiting for the step before."""
+    tokens = torch.from_numpy(rows)
+    return tokens.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tokens.to(device)
 
 
 def _tensors(job: Job) -> dict[str, Tensor]:
@@ -360,13 +369,15 @@ class _Run:
                     on_progress(recorder.write_row(spec.optimizer.peak_lr * lr_fraction))
                 if position.step in scored:
                     self._score_now(position.step)
-                    at_score(self._job.net, position.step)
+                    with self._job.precision():
+                        at_score(self._job.net, position.step)
                 if due and (position.step < spec.num_steps or position.step in kept):
                     if world.is_first:  # a kill must find no state ahead of what the ledger knows of
                         self._log.reached(position.step, position.seconds)
                     saver.save(position.step, _tensors(self._job), self._state(position))
                     saved = time.monotonic()
-                    at_checkpoint(self._job.net, position.step)
+                    with self._job.precision():
+                        at_checkpoint(self._job.net, position.step)
                 if stop and position.step < spec.num_steps:
                     return LoopEnd(status="stopped", step=position.step, seconds=position.seconds)
         position.seconds = before + time.monotonic() - started
@@ -378,9 +389,9 @@ class _Run:
         own = self._world.rows(spec.batch_seqs)
         rows = job.windows.batch(step * spec.batch_seqs + own.start, own.stop - own.start)
         generator, losses = job.seed_step(step), []
-        for index, part in enumerate(torch.from_numpy(rows).to(job.device).chunk(self._num_micro)):
+        for index, part in enumerate(_moved(rows, job.device).chunk(self._num_micro)):
             net.accumulate(last=index == self._num_micro - 1)
-            with job.autocast() if job.autocast else contextlib.nullcontext():
+            with job.precision():
                 output = job.objective(job.net, part, generator)
             (output.loss / self._num_micro).backward()
             losses.append(output.loss.detach())
@@ -435,7 +446,8 @@ class _Run:
         elif job.score is not None and not self._score_now(end.step):
             reason = f"the held-out loss was not finite at step {end.step}, the last one"
         if reason is None:
-            at_score(self._job.net, end.step)
+            with job.precision():
+                at_score(job.net, end.step)
             self._keep_final(end.step, like)
 
         def write() -> RunRecord:
