@@ -4,7 +4,9 @@
 
 A table holds either the columns Domain, Task, Model, Seen Examples, Loss, Training of Alabdulmohsin et al.
 2022 (one evaluation per Domain, Task, Model; Training 1 is given, 0 is to be predicted), or the columns
-curve, x, y, split (context or target); such a table is one domain, named after its file.
+curve, x, y, split (context or target); such a table is one domain, named after its file, unless it has a
+Domain column. Rows may come in any order and hold further columns. What has no logarithm is left out, and
+said; so is a curve with too few training rows.
 
 The score of an evaluation is sqrt(mean((ln predicted - ln true)^2)) over its target rows, as in that paper;
 a domain's figure is the mean over its evaluations. The target rows are read for scoring alone: a method
@@ -26,6 +28,7 @@ from __future__ import annotations
 import argparse
 import csv
 import json
+import re
 import sys
 import time
 from collections.abc import Callable
@@ -36,7 +39,7 @@ import numpy as np
 
 from isoflop.fit.curves import fit_curves
 from isoflop.fit.loss_calibration import Calibration, calibrate
-from isoflop.fit.loss_forecast import Kind, forecast_losses
+from isoflop.fit.loss_forecast import FEWEST_POINTS, Kind, forecast_losses
 
 PUBLISHED = {
     # Lee et al. 2025 (arXiv 2505.23032), RMSLE averaged over all evaluations of the domain.
@@ -46,6 +49,12 @@ PUBLISHED = {
 }
 NLP_AND_NANO = ("NMT", "LM", "BB", "Nano")
 BASELINES = ("M1", "M2", "M3", "M4", "BNSL")
+PAPER_COLUMNS = ("Domain", "Task", "Model", "Seen Examples", "Loss", "Training")
+PARTS = {
+    **dict.fromkeys(("1", "1.0", "true", "context"), True),
+    **dict.fromkeys(("0", "0.0", "false", "target"), False),
+}
+"""What marks a row as given (True) or to be predicted, without case."""
 FILE_DOMAINS = {"dd": "DD", "nano": "Nano", "colpret": "ColPret"}
 
 
@@ -74,42 +83,92 @@ class Scored:
 
 
 def read_table(path: Path) -> list[Evaluation]:
-    """All evaluations of a table; raises SystemExit with a sentence for other columns or an empty part."""
-    with path.open(newline="") as file:
-        rows = list(csv.DictReader(file))
+    """All evaluations of a table, its rows in any order.
+
+    Raises SystemExit with a sentence for other columns, an entry that is no number, a row that is neither given
+    nor to be predicted, or a table in which no evaluation has both kinds of rows.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            rows = list(csv.DictReader(file))
+    except (OSError, UnicodeDecodeError) as error:
+        raise SystemExit(f"{path} cannot be read ({error}); give a CSV file with a header line") from None
     columns = set(rows[0]) if rows else set()
-    if {"Domain", "Task", "Model", "Seen Examples", "Loss", "Training"} <= columns:
-        keyed = [
-            (
-                (r["Domain"], f"{r['Task']} {r['Model']}"),
-                r["Seen Examples"],
-                r["Loss"],
-                float(r["Training"]) == 1,
-            )
-            for r in rows
-        ]
+    if set(PAPER_COLUMNS) <= columns:
+        x, y, part = PAPER_COLUMNS[3:]
+        keys = [(row["Domain"], f"{row['Task']} {row['Model']}") for row in rows]
     elif {"curve", "x", "y", "split"} <= columns:
-        domain = FILE_DOMAINS.get(path.stem.lower(), path.stem)
-        keyed = [
-            ((r.get("Domain", domain), r["curve"]), r["x"], r["y"], r["split"] == "context") for r in rows
-        ]
+        x, y, part = "x", "y", "split"
+        keys = [(row.get("Domain") or _domain_of(path), row["curve"]) for row in rows]
+    elif not rows:
+        raise SystemExit(f"{path} has no rows; it should hold a header line and one row a measurement")
     else:
         raise SystemExit(
-            f"{path}: columns {sorted(columns)} are neither Domain, Task, Model, Seen Examples, Loss, Training "
+            f"{path}: columns {sorted(map(str, columns))} are neither {', '.join(PAPER_COLUMNS)} "
             "nor curve, x, y, split"
         )
     curves: dict[tuple[str, str], list[tuple[float, float, bool]]] = {}
-    for key, x, y, given in keyed:
-        curves.setdefault(key, []).append((float(x), float(y), given))
-    return [_evaluation(path, key, points) for key, points in curves.items()]
+    for line, (key, row) in enumerate(zip(keys, rows, strict=True), start=2):
+        where = f"{path}, line {line}"
+        point = (_number(row, x, where), _number(row, y, where), _is_given(row, part, where))
+        curves.setdefault(key, []).append(point)
+    found = [_evaluation(key, points) for key, points in curves.items()]
+    if not any(len(e.x) and len(e.x_target) for e in found):
+        lacks = "target" if len(found[0].x) else "training"
+        raise SystemExit(f"{path}: {found[0].domain} {found[0].name} lacks {lacks} rows, as every curve does")
+    return found
 
 
-def _evaluation(path: Path, key: tuple[str, str], points: list[tuple[float, float, bool]]) -> Evaluation:
-    given = np.array([(x, y) for x, y, part in points if part])
-    target = np.array([(x, y) for x, y, part in points if not part])
-    if not len(given) or not len(target):
-        raise SystemExit(f"{path}: {key[0]} {key[1]} lacks {'training' if not len(given) else 'target'} rows")
+def _domain_of(path: Path) -> str:
+    """The domain that a file is named after: dd.csv and dd.rest.csv hold DD; else the name of the file."""
+    words = re.findall(r"[a-z]+", path.stem.lower())
+    return next((FILE_DOMAINS[word] for word in words if word in FILE_DOMAINS), path.stem)
+
+
+def _number(row: dict[str, str], column: str, where: str) -> float:
+    """An entry as a number; NaN where there is none."""
+    try:
+        return float(row[column] or "nan")
+    except (TypeError, ValueError):
+        raise SystemExit(f"{where}: {column} is {row[column]!r}, not a number; mend or empty it") from None
+
+
+def _is_given(row: dict[str, str], column: str, where: str) -> bool:
+    word = str(row[column]).strip().lower()
+    if word not in PARTS:
+        wanted = "1 or 0" if column == "Training" else "context or target"
+        raise SystemExit(f"{where}: {column} is {row[column]!r}; write {wanted}")
+    return PARTS[word]
+
+
+def _evaluation(key: tuple[str, str], points: list[tuple[float, float, bool]]) -> Evaluation:
+    given = np.array([(x, y) for x, y, part in points if part]).reshape(-1, 2)
+    target = np.array([(x, y) for x, y, part in points if not part]).reshape(-1, 2)
     return Evaluation(*key, given[:, 0], given[:, 1], target[:, 0], target[:, 1])
+
+
+def usable(evaluation: Evaluation) -> tuple[Evaluation | None, list[str]]:
+    """The evaluation without what has no logarithm (None when too little is left), and what was left out, in words."""
+    e, said = evaluation, []
+    given = _above_zero(e.x) & _above_zero(e.y)
+    target = _above_zero(e.x_target) & _above_zero(e.y_target)
+    for kept, rows in ((given, "training"), (target, "target")):
+        if not kept.all():
+            said.append(
+                f"{int(np.sum(~kept))} of {len(kept)} {rows} rows left out: x or loss not above 0, so no logarithm"
+            )
+    num = len(np.unique(e.x[given]))
+    if num < FEWEST_POINTS or not target.any():
+        few = f"{num} distinct x to fit, and {FEWEST_POINTS} are the fewest"
+        return None, [*said, f"not scored: {few if target.any() else 'no target rows'}"]
+    kept_rows = Evaluation(e.domain, e.name, e.x[given], e.y[given], e.x_target[target], e.y_target[target])
+    if kept_rows.y[np.argmax(kept_rows.x)] > kept_rows.y[np.argmin(kept_rows.x)]:
+        said.append("scored, though it rises: the forecast is made for falling curves")
+    return kept_rows, said
+
+
+def _above_zero(values: np.ndarray) -> np.ndarray:
+    return np.isfinite(values) & (values > 0)
 
 
 def rmsle(predicted: np.ndarray, true: np.ndarray) -> float:
@@ -242,7 +301,16 @@ def main() -> None:
     args = parser.parse_args()
     example = np.arange(1.0, 9.0)
     forecast_losses(example, 1 / example, np.array([10.0])).interval()  # loads SciPy before the clock runs
-    evaluations = [evaluation for path in args.tables for evaluation in read_table(path)]
+    evaluations, left_out = [], []
+    for evaluation in (evaluation for path in args.tables for evaluation in read_table(path)):
+        kept, said = usable(evaluation)
+        left_out += [{"domain": evaluation.domain, "name": evaluation.name, "what": words} for words in said]
+        if kept is not None:
+            evaluations.append(kept)
+    if not evaluations:
+        raise SystemExit(
+            "no curve can be scored: " + "; ".join(f"{o['name']}: {o['what']}" for o in left_out)
+        )
     calibrated = calibrate_domains(evaluations)
     scored = []
     for evaluation in evaluations:
@@ -254,10 +322,12 @@ def main() -> None:
             {"domain": s.domain, "name": s.name, "rmsle": s.rmsle, "coverage90": s.coverage90, **s.baselines}
             for s in scored
         ]
-        json.dump({"domains": summary, "curves": per_curve}, sys.stdout, indent=1)
+        json.dump({"domains": summary, "curves": per_curve, "left_out": left_out}, sys.stdout, indent=1)
         print()
     else:
         print(render(summary))
+        for one in left_out:
+            print(f"{one['domain']} {one['name']}: {one['what']}")
 
 
 if __name__ == "__main__":

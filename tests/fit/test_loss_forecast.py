@@ -61,6 +61,17 @@ def test_exact_repeats_count_once_and_order_is_free() -> None:
     np.testing.assert_allclose(again.scale, one.scale, rtol=1e-9)
 
 
+def test_places_may_come_in_any_order() -> None:
+    y = noisy("power_offset", 5)
+    places = np.geomspace(1.1e9, 5e9, 120)  # more than are calculated, so that some are interpolated
+    for num in (20, 120):
+        one = forecast_losses(X, y, places[:num])
+        order = np.random.default_rng(2).permutation(num)
+        again = forecast_losses(X, y, places[:num][order])
+        np.testing.assert_allclose(again.centre, one.centre[order], atol=1e-12)
+        np.testing.assert_allclose(again.scale, one.scale[order], rtol=1e-9)
+
+
 def test_odds_of_being_below_follow_the_interval() -> None:
     found = forecast_losses(X, noisy("power", 6), [3e9])
     lo, hi = found.interval(0.9)

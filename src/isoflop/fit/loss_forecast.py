@@ -204,8 +204,8 @@ def forecast_losses(
     if np.any(~(places > 0)):
         raise CurveError("a forecast of a loss needs x > 0 to predict at")
     u_all = np.log(places) - data.centre
-    u_new = u_all
-    if len(u_all) > MOST_PLACES:
+    u_new = np.unique(u_all)  # in order, as interpolation needs it
+    if len(u_new) > MOST_PLACES:
         u_new = np.linspace(u_all.min(), u_all.max(), MOST_PLACES)
     said = [_wandering_exponent(data, u_new)]
     said += [_predict(law, data, _prior(law, data, kind), u_new) for law in _LAWS]
