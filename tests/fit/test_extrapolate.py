@@ -108,3 +108,22 @@ def test_intervals_cover_on_planted_curves() -> None:
     # 108 intervals, three of a curve correlated: the sd of the share is about sqrt(0.9 0.1 / 60) = 0.04.
     # Nominal 0.90, give or take two of those.
     assert 0.82 <= np.mean(inside) <= 0.98
+
+
+def test_a_value_just_beyond_the_data_is_dated_where_x_is_not_positive() -> None:
+    x = np.linspace(-3.0, 4.0, 8)
+    noise = 1e-3 * np.random.default_rng(3).normal(size=8)
+    selection = select.compare_families(x, x**2 + noise, families=("quadratic",), predictive=False)
+    found = extrapolate.when(extrapolate.forecast(selection, num_draws=200), 30.0)
+    # x^2 = 30 at 5.477; the grid's steps there are a fortieth of the distance of 1.5 beyond the data.
+    assert found.quantile(0.5) == pytest.approx(np.sqrt(30), abs=0.05)
+
+
+def test_a_value_amid_falling_data_is_reached_from_above() -> None:
+    y = 2 + 20 * X**-0.5
+    noise = 1e-3 * np.random.default_rng(4).normal(size=len(X))
+    selection = select.compare_families(X, y + noise, families=("power_offset",), predictive=False)
+    found = extrapolate.when(extrapolate.forecast(selection, num_draws=200), 15.0)  # above the mean of y
+    assert not found.rising
+    # 20 x^-0.5 = 13 at x = 2.367; the grid's steps are 3.5 % of x.
+    assert found.quantile(0.5) == pytest.approx((20 / 13) ** 2, rel=0.05)

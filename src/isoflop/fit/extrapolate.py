@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from isoflop.fit.curves import CurveFits, fit_curves
-from isoflop.fit.select import FamilyScore, Selection
+from isoflop.fit.select import FamilyScore, Points, Selection
 from isoflop.laws.curves import Array, CurveError
 
 DOUBT = 0.2
@@ -144,10 +144,12 @@ def when(prediction: CurveForecast, y: float, *, horizon: float = 1e6, num_grid:
 
     Args:
         prediction: from `forecast`.
-        y: the value, on the side towards which the data move (from below if they rise).
+        y: the value. Data that fall reach it from above unless it lies above all of them; other data from below
+            when it is at least their mean, else from above.
         horizon: how many times the largest x (or, where x is not positive throughout, how many spans of x
             beyond it) counts as ever.
-        num_grid: places of the grid, even in log x where x is positive.
+        num_grid: places of the grid: even in log x where x is positive throughout, else even between the data
+            and even in the logarithm of the distance beyond them.
 
     Raises:
         CurveError: y is not finite.
@@ -156,13 +158,20 @@ def when(prediction: CurveForecast, y: float, *, horizon: float = 1e6, num_grid:
         raise CurveError("the value to be reached must be a finite number")
     points = prediction.selection.points
     lo, hi = points.x[0], points.x[-1]
-    grid = (
-        np.geomspace(lo, hi * horizon, num_grid)
-        if lo > 0
-        else np.linspace(lo, hi + horizon * (hi - lo), num_grid)
-    )
+    if lo > 0:
+        grid = np.geomspace(lo, hi * horizon, num_grid)
+    else:
+        num = num_grid // 4
+        beyond = (hi - lo) * np.geomspace(1 / num, horizon, num_grid - num)
+        grid = np.concatenate([np.linspace(lo, hi, num), hi + beyond])
     with np.errstate(over="ignore", invalid="ignore"):
         drawn = prediction.curves(grid)
-    rising = bool(y >= np.mean(points.y))
+    rising = _from_below(points, y)
     there = np.nan_to_num(drawn, nan=-np.inf if rising else np.inf) >= y if rising else drawn <= y
     return Reach(y, rising, grid, np.mean(np.maximum.accumulate(there, axis=1), axis=0))
+
+
+def _from_below(points: Points, y: float) -> bool:
+    third = max(len(points.y) // 3, 1)
+    falls = points.y[-third:].mean() < points.y[:third].mean()
+    return bool(y >= (points.y.max() if falls else points.y.mean()))

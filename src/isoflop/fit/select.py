@@ -146,7 +146,7 @@ def compare_families(
             continue
         fitted.append(_fit(family, points, seed))
     if not fitted:
-        raise CurveError("no family can be judged on these points: " + "; ".join(r.reason for r in refused))
+        raise CurveError(_nothing_to_judge(points, refused))
     objective = np.array([fits.objective[0] for fits in fitted])[:, None]
     num = np.array([fits.family.num_parameters for fits in fitted])
     dispersion = overdispersion(objective, num, points)
@@ -155,6 +155,22 @@ def compare_families(
     scores = [_score(fits, points, aicc[i], weights[i], predictive, seed) for i, fits in enumerate(fitted)]
     scores.sort(key=lambda score: (-score.weight, score.family.num_parameters))
     return Selection(points, tuple(scores), tuple(refused), float(dispersion[0]))
+
+
+def _nothing_to_judge(points: Points, refused: Sequence[records.Exclusion]) -> str:
+    fewest = points_to_judge(curves.find("constant"), points)
+    if len(points.x) >= fewest or "constant" not in {r.what for r in refused}:
+        return "no family can be judged on these points: " + "; ".join(r.reason for r in refused)
+    known = "" if points.sigma is not None else ", or give the standard error of each (sigma)"
+    return (
+        f"{len(points.x)} points are too few to judge a curve: the constant needs {fewest} and each further "
+        f"parameter one more; add points{known}"
+    )
+
+
+def points_to_judge(family: Family, points: Points) -> int:
+    """Fewest points on which this family can be judged: more are needed where the noise has to be learned too."""
+    return family.num_parameters + (1 if points.sigma is not None else 3)
 
 
 def _as_points(x: ArrayLike, y: ArrayLike, sigma: ArrayLike | None, relative: bool) -> Points:
@@ -175,7 +191,7 @@ def _as_points(x: ArrayLike, y: ArrayLike, sigma: ArrayLike | None, relative: bo
 def why_not(family: Family, points: Points) -> str | None:
     """The sentence why a family cannot be judged on these points, or None."""
     distinct, num = len(np.unique(points.x)), len(points.x)
-    needed = family.num_parameters + (1 if points.sigma is not None else 3)
+    needed = points_to_judge(family, points)
     if family.variable == "log" and points.x[0] <= 0:
         return f"{family.name}: needs x > 0, the smallest x is {points.x[0]:g}"
     if distinct < family.num_parameters:
@@ -185,8 +201,8 @@ def why_not(family: Family, points: Points) -> str | None:
         )
     if num < needed:
         return (
-            f"{family.name}: {family.num_parameters} parameters need at least {needed} points to be judged, "
-            f"there are {num}"
+            f"{family.name}: {family.num_parameters} parameter{'s' if family.num_parameters > 1 else ''} "
+            f"need{'s' if family.num_parameters == 1 else ''} at least {needed} points to be judged, there are {num}"
         )
     if family.unit_interval and (points.y.min() <= 0 or points.y.max() >= 1):
         return f"{family.name}: needs scores strictly between 0 and 1"

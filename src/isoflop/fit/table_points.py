@@ -6,6 +6,7 @@ Left out: reading runs with N, D and loss (`isoflop.fit.tables`), and the fits.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,13 +20,15 @@ Array = np.ndarray
 
 ROLES: dict[str, tuple[str, ...]] = {
     "x": ("x",),
-    "y": ("y", "score", "accuracy", "acc", "accnorm", "exactmatch"),
+    "y": ("y", "score", "accuracy", "acc", "accnorm", "exactmatch", *USUAL_NAMES["loss"]),
     "sigma": ("sigma", "stderr", "se", "sd", "error"),
     "n": ("n", "items", "numitems", "nitems"),
 }
 """Names by role, without case or punctuation."""
 ACCURACIES = ("accuracy", "acc", "accnorm", "exactmatch")
 """Names of columns that hold shares of right answers."""
+ONE_CURVE = ("metric", "metricname", "task", "benchmark", "curve")
+"""Names of columns whose several values mean several curves in one table."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,9 +49,12 @@ class PointsTable:
     columns: dict[str, str]
 
     @property
-    def metric(self) -> Literal["score", "accuracy"]:
-        """What y is by the name of its column: an accuracy must lie in [0, 1], a score may be anything."""
-        return "accuracy" if _plain(self.columns["y"]) in ACCURACIES else "score"
+    def metric(self) -> Literal["score", "accuracy", "loss"]:
+        """What y is by its column's name: an accuracy lies in [0, 1], a loss is above 0, a score may be anything."""
+        name = _plain(self.columns["y"])
+        if name in USUAL_NAMES["loss"]:
+            return "loss"
+        return "accuracy" if name in ACCURACIES else "score"
 
 
 def kind_of(path: Path, columns: Mapping[str, str]) -> Literal["law", "curve"]:
@@ -70,7 +76,8 @@ def kind_of(path: Path, columns: Mapping[str, str]) -> Literal["law", "curve"]:
     runs_without_loss = len(names) == 2 and all(
         any(name in USUAL_NAMES[role] for role in ("N", "D", "C")) for name in names
     )
-    is_curve = {"x", "y"} <= given or {"x", "y"} <= set(names) or (len(names) == 2 and not runs_without_loss)
+    found = {role for role in ("x", "y") if role in given or set(ROLES[role]) & set(names)}
+    is_curve = found == {"x", "y"} or (len(names) == 2 and not runs_without_loss)
     if is_law and not {"x", "y"} & given:
         return "law"
     if is_curve:
@@ -91,9 +98,11 @@ def read_points(path: Path, columns: Mapping[str, str]) -> PointsTable:
         path: .csv, .tsv, .parquet or .jsonl.
         columns: role (x, y, sigma, n) -> column; the others are found by name, or as the first two columns.
 
-    Raises TableError for a column that is missing or an entry that is no finite number, naming the row.
+    Raises TableError for a column that is missing, an entry that is no finite number, naming the row, or several
+    metrics or tasks in one table.
     """
     table = _read(path)
+    _refuse_several_curves(table, columns, path)
     found = dict(columns)
     for role, usual in ROLES.items():
         match = next((name for name in table if _plain(name) in usual and name not in found.values()), None)
@@ -114,6 +123,20 @@ def read_points(path: Path, columns: Mapping[str, str]) -> PointsTable:
     return PointsTable(
         x=values["x"], y=values["y"], sigma=values.get("sigma"), num_items=values.get("n"), columns=found
     )
+
+
+def _refuse_several_curves(table: Mapping[str, list[Any]], columns: Mapping[str, str], path: Path) -> None:
+    """Scores of several metrics or tasks are no curve: one fit through them would mean nothing."""
+    for name, entries in table.items():
+        if _plain(name) not in ONE_CURVE or name in columns.values():
+            continue
+        counts = Counter(map(str, entries))
+        if len(counts) > 1:
+            listed = ", ".join(f"{value} ({count} rows)" for value, count in counts.most_common(6))
+            raise TableError(
+                f"{path.name} mixes {len(counts)} curves, by its column {name}: {listed}; fit one at a time, from a "
+                f"table that holds the rows of one {name} alone"
+            )
 
 
 def _plain(name: str) -> str:

@@ -261,7 +261,9 @@ def _check_same_test(a: TaskScores, b: TaskScores, task: str, options: Options, 
             continue
         text = f"{task}: A was scored with {what} {own} and B with {other}"
         if not options.ignore_versions:
-            raise ScoreError(f"{text}; such scores are not comparable: score both the same way")
+            raise ScoreError(
+                f"{text}; such scores are not comparable: score both the same way (or pass --ignore-versions)"
+            )
         log.notes.append(f"{text}; compared because you asked for it")
     if a.train_flops and b.train_flops and abs(math.log(b.train_flops / a.train_flops)) > EQUAL_COMPUTE:
         log.notes.append(

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from isoflop.fit import extrapolate, loss_forecast, select
-from isoflop.laws.curves import Array, CurveError
+from isoflop.laws.curves import Array, CurveError, find
 
 Kind = Literal["score", "accuracy", "loss"]
 
@@ -111,11 +111,17 @@ def curve_answer(
         "axes": axes(x_n, y_n),
         "notes": _notes(x_n, y_n, selection),
     }
+    limits = (0.0, 1.0) if kind == "accuracy" else None
+    if reach is not None and limits is not None and not limits[0] <= reach <= limits[1]:
+        raise CurveError(
+            f"an accuracy lies in [0, 1] and never reaches {reach:g}; ask for a share, such as 0.9"
+        )
     prediction = extrapolate.forecast(selection, seed=seed)
-    answer["drawing"] = _drawing(selection, prediction, level)
+    answer["drawing"] = _drawing(selection, prediction, level, limits)
     if predict is not None:
         answer["predict"] = [
-            _prediction(selection, prediction, float(place), level) for place in np.atleast_1d(predict)
+            _prediction(selection, prediction, float(place), level, limits)
+            for place in np.atleast_1d(predict)
         ]
     if reach is not None:
         answer["reach"] = _reach(selection, prediction, float(reach), horizon)
@@ -158,7 +164,10 @@ def _check_kind(kind: Kind, x: Array, y: Array) -> None:
         )
     if kind == "loss" and np.any(y <= 0):
         row = int(np.flatnonzero(y <= 0)[0])
-        raise CurveError(f"a loss must be above 0, and row {row + 1} (x = {x[row]:g}) holds {y[row]:g}")
+        raise CurveError(
+            f"a loss must be above 0, and row {row + 1} (x = {x[row]:g}) holds {y[row]:g}; mend it, or call it a "
+            "score (--metric score)"
+        )
 
 
 def _sigma(sigma: ArrayLike | None, num_items: ArrayLike | None, kind: Kind, y: Array) -> ArrayLike | None:
@@ -256,16 +265,15 @@ def _questions(
         if answer.decided:
             decided.append(row)
         else:
-            open_ones.append(
-                {**row, "answer": None, "yes": None, "leaning": answer.says, "because": _because(answer)}
-            )
+            because = _because(selection, answer)
+            open_ones.append({**row, "answer": None, "yes": None, "leaning": answer.says, "because": because})
             needed.append(_needed(selection, answer, limits, seed))
     return {"decided": decided, "cannot_decide": open_ones, "points_needed": needed}
 
 
-def _because(answer: select.Answer) -> str:
+def _because(selection: select.Selection, answer: select.Answer) -> str:
     if not answer.asked:
-        return "no family that could say yes has few enough parameters for these points"
+        return _why_not_asked(selection, answer.question)
     weight = max(answer.weight_yes, 1 - answer.weight_yes)
     if weight < select.CONFIDENT:
         return f"both sides fit: the better one ({answer.says}) has weight {weight:.2f}"
@@ -275,10 +283,27 @@ def _because(answer: select.Answer) -> str:
     )
 
 
+def _why_not_asked(selection: select.Selection, question: select.Question) -> str:
+    """No family that could say yes was tried: x is not positive, or there are too few points."""
+    points = selection.points
+    smallest = points.x[0]
+    could = [find(name) for name in question.can_say_yes]
+    could = [family for family in could if family.variable == "plain" or smallest > 0]
+    if not could:
+        return f"it is a question about log x, and the smallest x is {smallest:g}"
+    least = min(could, key=lambda family: select.points_to_judge(family, points))
+    wanted = select.points_to_judge(least, points)
+    if wanted <= len(points.x):
+        return "no family that could say yes was tried"
+    return f"the {least.title} needs {wanted} points to be judged, and there are {len(points.x)}"
+
+
 def _needed(
     selection: select.Selection, answer: select.Answer, limits: tuple[float, float] | None, seed: int
 ) -> dict[str, Any]:
     row: dict[str, Any] = {"name": answer.question.name, "question": answer.question.text}
+    if not answer.asked:
+        return {**row, "num": None, "reason": _why_not_asked(selection, answer.question)}
     if answer.yes is None or answer.no is None:
         missing = "yes" if answer.yes is None else "no"
         return {
@@ -384,8 +409,28 @@ def _use_loss_forecast(selection: select.Selection) -> bool:
     return points.relative and falls and enough and bool(points.x[0] > 0)
 
 
+def _too_few(selection: select.Selection) -> str | None:
+    """Why nothing can be said beyond the points: all families that change with x were refused for want of points."""
+    if not selection.refused or any(score.name != "constant" for score in selection.scores):
+        return None
+    line = select.points_to_judge(find("linear"), selection.points)
+    return (
+        f"{len(selection.points.x)} points judge the constant alone, which cannot follow a change: a straight line "
+        f"needs {line}"
+    )
+
+
+def _within(values: Array, limits: tuple[float, float] | None) -> Array:
+    """Cut at what y can be."""
+    return values if limits is None else np.clip(values, *limits)
+
+
 def _prediction(
-    selection: select.Selection, prediction: extrapolate.CurveForecast, place: float, level: float
+    selection: select.Selection,
+    prediction: extrapolate.CurveForecast,
+    place: float,
+    level: float,
+    limits: tuple[float, float] | None,
 ) -> dict[str, Any]:
     by_family = {
         score.name: float(score.fits.predict([place])[0, 0])
@@ -396,13 +441,25 @@ def _prediction(
         raise CurveError(
             f"cannot predict at x = {place:g}: a family of log x fits these points; choose x > 0"
         )
+    too_few = _too_few(selection)
+    if too_few is not None:
+        undefined = dict.fromkeys(("median", "lo", "hi"))
+        return {
+            "x": place,
+            **undefined,
+            "level": level,
+            "method": None,
+            "by_family": by_family,
+            "reason": too_few,
+        }
     if _use_loss_forecast(selection):
         seen = loss_forecast.forecast_losses(selection.points.x, selection.points.y, [place])
         ends = seen.interval(level)
         lo, middle, hi = float(ends[0][0]), float(seen.median[0]), float(ends[1][0])
         method = "five descriptions of a falling loss, averaged"
     else:
-        lo, middle, hi = (float(value) for value in prediction.interval([place], level)[:, 0])
+        drawn = _within(prediction.interval([place], level)[:, 0], limits)
+        lo, middle, hi = (float(value) for value in drawn)
         method = "families averaged by weight, parametric bootstrap"
     return {
         "x": place,
@@ -412,6 +469,7 @@ def _prediction(
         "level": level,
         "method": method,
         "by_family": by_family,
+        "reason": None,
     }
 
 
@@ -419,6 +477,18 @@ def _reach(
     selection: select.Selection, prediction: extrapolate.CurveForecast, y: float, horizon: float
 ) -> dict[str, Any]:
     found = extrapolate.when(prediction, y, horizon=horizon)
+    too_few = _too_few(selection)
+    if too_few is not None:
+        return {
+            "y": y,
+            "from": "below" if found.rising else "above",
+            "ever": None,
+            "horizon_x": float(found.x[-1]),
+            "x_by_which_with_probability": dict.fromkeys(("5%", "25%", "50%", "75%", "95%")),
+            "reason": too_few,
+            "by_family": {},
+            "method": None,
+        }
     quantiles = {f"{share:.0%}": found.quantile(share) for share in (0.05, 0.25, 0.5, 0.75, 0.95)}
     return {
         "y": y,
@@ -443,7 +513,10 @@ def reach_of(score: select.FamilyScore, y: float, found: extrapolate.Reach) -> f
 
 
 def _drawing(
-    selection: select.Selection, prediction: extrapolate.CurveForecast, level: float
+    selection: select.Selection,
+    prediction: extrapolate.CurveForecast,
+    level: float,
+    limits: tuple[float, float] | None,
 ) -> dict[str, Any]:
     """What a figure needs: points, each plausible family on a grid, and the band of new measurements."""
     points = selection.points
@@ -451,7 +524,7 @@ def _drawing(
     grid = (
         np.geomspace(lo, hi * (hi / lo) ** 0.3, 80) if lo > 0 else np.linspace(lo, hi + 0.3 * (hi - lo), 80)
     )
-    band = prediction.interval(grid, level)
+    band = _within(prediction.interval(grid, level), limits)
     shown = [score for score in selection.scores if score.weight >= 0.01][:6]
     return {
         "points": {
@@ -471,7 +544,10 @@ def _drawing(
 def _sentence(selection: select.Selection, answer: Mapping[str, Any]) -> str:
     best = selection.best
     rivals = [score.name for score in selection.scores[1:] if score.weight > 0.05]
-    if rivals:
+    too_few = _too_few(selection)
+    if too_few is not None:
+        first = f"Too few points to choose a curve: {too_few}."
+    elif rivals:
         first = (
             f"{len(selection.points.x)} points cannot choose: {best.family.title} fits best "
             f"(weight {best.weight:.2f}), and {', '.join(rivals)} remain{'s' if len(rivals) == 1 else ''} possible."

@@ -47,10 +47,10 @@ def render_curve(answer: Mapping[str, Any]) -> str:
     for row in answer["points_needed"]:
         lines.append(f"to decide      {row['question']} {_needed_words(row)}")
     for row in answer.get("predict", ()):
-        lines.append(
-            f"at x = {_number(row['x'])}: {_number(row['median'])}, {row['level']:.0%} interval "
-            f"{_number(row['lo'])} to {_number(row['hi'])}"
+        said = row["reason"] or (
+            f"{_number(row['median'])}, {row['level']:.0%} interval {_number(row['lo'])} to {_number(row['hi'])}"
         )
+        lines.append(f"at x = {_number(row['x'])}: {said}")
     if "reach" in answer:
         lines.append(_reach_words(answer["reach"]))
     lines += [f"note: {note}" for note in answer["notes"]]
@@ -70,6 +70,8 @@ def _needed_words(row: Mapping[str, Any]) -> str:
 
 def _reach_words(reach: Mapping[str, Any]) -> str:
     first, middle, last = (reach["x_by_which_with_probability"][share] for share in ("5%", "50%", "95%"))
+    if reach["ever"] is None:
+        return f"whether y = {_number(reach['y'])} is reached: {reach['reason']}"
     what = f"y = {_number(reach['y'])} is reached"
     ever = f"before x = {_number(reach['horizon_x'])} with odds of {reach['ever']:.0%}"
     if middle is None:
@@ -96,7 +98,8 @@ def curve_verdict(
     "supported" says that one family holds 95 % of the weight; "cannot tell" that several remain.
     """
     best = answer["families"][0]
-    outcome: Outcome = "supported" if best["weight"] >= 0.95 else "cannot tell"
+    alone = len(answer["families"]) == 1 and bool(answer["refused"])  # its weight is 1 for want of others
+    outcome: Outcome = "supported" if best["weight"] >= 0.95 and not alone else "cannot tell"
     settle = "; ".join(
         f"{row['question']} {_needed_words(row)}" for row in answer["points_needed"] if row["num"] is not None
     )
@@ -144,6 +147,16 @@ def _statements(answer: Mapping[str, Any]) -> tuple[Statement, ...]:
         for row in answer["cannot_decide"]
     ]
     for row in answer.get("predict", ()):
+        if row["reason"] is not None:
+            found.append(
+                Statement(
+                    text=f"y at x = {_number(row['x'])}",
+                    outcome="cannot tell",
+                    because=row["reason"],
+                    settle="more points",
+                )
+            )
+            continue
         estimate = Estimate(
             value=row["median"], unit="", lo=row["lo"], hi=row["hi"], level=row["level"], method=row["method"]
         )
@@ -160,9 +173,9 @@ def _statements(answer: Mapping[str, Any]) -> tuple[Statement, ...]:
         found.append(
             Statement(
                 text=f"y reaches {_number(answer['reach']['y'])}",
-                outcome="supported" if answer["reach"]["ever"] >= 0.95 else "cannot tell",
+                outcome="supported" if (answer["reach"]["ever"] or 0.0) >= 0.95 else "cannot tell",
                 because=_reach_words(answer["reach"]),
-                settle=None if answer["reach"]["ever"] >= 0.95 else "points nearer to that value",
+                settle=None if (answer["reach"]["ever"] or 0.0) >= 0.95 else "points nearer to that value",
             )
         )
     return tuple(found)
