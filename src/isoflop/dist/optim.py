@@ -15,6 +15,7 @@ from torch.distributed.tensor import DTensor, Replicate
 from torch.optim.adamw import adamw
 
 from isoflop.dist.mesh import World
+from isoflop.dist.norms import norm_of
 from isoflop.dist.parallel import laid_out_as
 from isoflop.records import OptimizerSpec
 
@@ -105,8 +106,7 @@ class ShardedAdamW:
         for name, axes in self._axes.items():
             names_of.setdefault(axes, []).append(name)
         for axes, names in sorted(names_of.items()):
-            norms = torch._foreach_norm([gradients[name] for name in names])
-            squares[axes] = torch.stack(norms).square().sum()
+            squares[axes] = norm_of([gradients[name] for name in names]).square()
         for axis in ("shard", "tensor"):
             split = [axes for axes in squares if axis in axes]
             if split:

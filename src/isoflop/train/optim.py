@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.adamw import adamw
 
+from isoflop.dist.norms import norm_of
 from isoflop.records import OptimizerSpec
 
 
@@ -85,7 +86,7 @@ class AdamW:
         spec, values = self.spec, self.parameters.values
         lr = spec.peak_lr * lr_fraction
         self.parameters.take_gradients(self._gradient)
-        norm = torch.linalg.vector_norm(self._gradient)
+        norm = norm_of([self._gradient])
         # The kernel divides gradients by this on its way: clipping costs no pass of its own.
         divisor = None if spec.grad_clip is None else ((norm + 1e-6) / spec.grad_clip).clamp_(min=1.0)
         values[: self.parameters.num_decayed].mul_(1 - lr * spec.weight_decay)
@@ -157,7 +158,7 @@ class StackedAdamW:
         """As `AdamW.update`; returns the norms [R]."""
         spec, gradient = self.spec, self._gradient
         self.parameters.take_gradients(gradient)
-        norm_R = torch.linalg.vector_norm(gradient, dim=1)
+        norm_R = torch.stack([norm_of([one]) for one in gradient])
         self.alive_R &= norm_R.isfinite()
         if spec.grad_clip is not None:
             gradient.mul_((spec.grad_clip / (norm_R + 1e-6)).clamp_(max=1.0).unsqueeze(1))
