@@ -67,6 +67,14 @@ def test_eval_difference_reaches_the_known_z_values():
     verdict = eval_difference.judge(Evidence())
     assert [statement.outcome for statement in verdict.statements] == ["contradicted"] + ["cannot tell"] * 3
     assert verdict.outcome == "contradicted"
+    assert verdict.effect.startswith("Step 73,500 is lower on MMLU")
+    words = [
+        verdict.effect,
+        *(s.because for s in verdict.statements),
+        *verdict.limits,
+        verdict.figures[0].alt,
+    ]
+    assert not [text for text in words if "B minus A" in text or "B is" in text]  # a reader has no A and no B
     # 2.8016 sqrt(0.1 / n): what item logs would show if a tenth of the items changed
     assert rows["MMLU"]["if_paired"]["minimum_detectable"] == pytest.approx(0.0075, abs=5e-5)
 

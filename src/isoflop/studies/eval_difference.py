@@ -11,13 +11,16 @@ from __future__ import annotations
 
 from typing import Any
 
+from msgspec.structs import replace
+
 from isoflop.judge.compare import compare_scores, comparison_verdict
 from isoflop.judge.scores import ScoreFile, TaskScores
-from isoflop.records import Evidence, Statement, Verdict
+from isoflop.records import Evidence, Figure, Statement, Table, Verdict
 from isoflop.studies.study import Study
 
 QUESTION = "Did the four benchmark scores stay the same after 809 billion further tokens?"
 
+SIDES = ("step 0", "step 73,500")
 SCORES = {
     "MMLU": (0.634, 0.609),
     "ARC-Challenge": (0.514, 0.521),
@@ -45,7 +48,7 @@ def compare() -> dict[str, Any]:
                 for task, scores in SCORES.items()
             ),
         )
-        for side, name in enumerate(("step 0", "step 73,500"))
+        for side, name in enumerate(SIDES)
     ]
     return compare_scores(sides[0], sides[1])
 
@@ -58,7 +61,7 @@ def judge(evidence: Evidence) -> Verdict:
         Statement(
             text=f"{row['task']} did not change",
             outcome="contradicted" if row["verdict"] != "cannot tell" else "cannot tell",
-            because=f"z = {row['statistic']:+.2f}; {statement.because}",
+            because=f"z = {row['statistic']:+.2f}; {_named(statement.because)}",
             estimate=statement.estimate,
             settle=_settle(row),
         )
@@ -74,18 +77,46 @@ def judge(evidence: Evidence) -> Verdict:
         sentence=f"{told} by far more than sampling noise; for the rest, a change of the size that was seen "
         "could not have been told from none.",
         statements=statements,
-        effect=result["sentence"],
+        effect=_named(result["sentence"]),
         unresolved=(
             "whether training or the choice of checkpoint moved the scores: there is one run, one seed",
         ),
         limits=(
             "Item sampling only; noise between seeds, checkpoints and prompts is not in it.",
             "The numbers of items are those of the standard splits, not stated with the scores.",
-            *result["notes"],
+            *map(_named, result["notes"]),
         ),
-        tables=found.tables,
-        figures=found.figures,
+        tables=tuple(_table(table) for table in found.tables),
+        figures=tuple(_figure(figure) for figure in found.figures),
         summary=found.summary,
+    )
+
+
+def _named(text: str) -> str:
+    """The comparison's words with the checkpoints' names in place of A and B."""
+    first = text.startswith("B ")
+    for letters, names in (
+        ("B minus A", f"{SIDES[1]} minus {SIDES[0]}"),
+        ("A and B", "the two checkpoints"),
+        ("B is", f"{SIDES[1]} is"),
+    ):
+        text = text.replace(letters, names)
+    return text[0].upper() + text[1:] if first else text
+
+
+def _table(table: Table) -> Table:
+    names = {"A": SIDES[0], "B": SIDES[1], "B - A": "change"}
+    columns = tuple(replace(column, title=names.get(column.title, column.title)) for column in table.columns)
+    return replace(table, title="Accuracy at both checkpoints, task by task", columns=columns)
+
+
+def _figure(figure: Figure) -> Figure:
+    options = {**figure.options, "x_title": _named(str(figure.options["x_title"]))}
+    return replace(
+        figure,
+        title=f"Accuracy at {SIDES[1]} minus accuracy at {SIDES[0]}",
+        alt=_named(figure.alt),
+        options=options,
     )
 
 

@@ -291,17 +291,18 @@ def _prediction_table(
     predicted: dict[str, Predicted], products: dict[str, tuple[float, int]], interval: tuple[float, float]
 ) -> Table:
     rows: list[tuple[Scalar, ...]] = [
-        (name, 100 * p.value, 100 * p.run_lo, 100 * p.run_hi) for name, p in predicted.items()
+        (name, 100 * p.value, 100 * p.run_lo, 100 * p.run_hi, None) for name, p in predicted.items()
     ]
     rows.append(
         (
             "top5, linear, mean by resampling",
             100 * predicted["top5, linear"].value,
             *(100 * v for v in interval),
+            None,
         )
     )
     rows += [
-        (f"top5, linear, products, from {name}", 100 * value, None, None)
+        (f"top5, linear, products, from {name}", 100 * value, None, None, "the runs leave this product open")
         for name, (value, _) in products.items()
     ]
     return Table(
@@ -312,6 +313,7 @@ def _prediction_table(
             Column(name="value", title="predicted", unit="%", format="{:.1f}"),
             Column(name="lo", title="from", unit="%", format="{:.1f}"),
             Column(name="hi", title="to", unit="%", format="{:.1f}"),
+            Column(name="reason", title="why no interval"),
         ),
         rows=tuple(rows),
         note="Intervals are for one new run unless said otherwise; with products the runs leave the value open.",
