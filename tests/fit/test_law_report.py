@@ -108,3 +108,37 @@ def test_the_chinchilla_table(shared_data):
     assert answer["N_opt"] == pytest.approx(6.30e11, rel=1e-3)
     # Other resamples than the published ones: ends of the interval scatter by about 3 % (4000 draws).
     assert answer["N_opt_ci95"] == pytest.approx([3.9e11, 1.16e12], rel=0.08)
+
+
+def test_the_panels_first_row_is_the_answer_itself():
+    answer = law_answer(runs(), 1e22, bootstrap=60, multistart=20, sensitivity=True)
+    first = answer["sensitivity"][0]
+    assert (first["N_opt"], first["N_opt_ci95"]) == (answer["N_opt"], answer["N_opt_ci95"])
+
+
+def test_the_certificate_holds_both_gaps(answer):
+    # what Newton's method predicts, and what 25 starts found; both far below a per mille here
+    assert 0 <= answer["certificate"]["worst_gap"] < 1e-9
+    assert abs(answer["certificate"]["worst_multistart_gap"]) < 1e-3
+
+
+def test_runs_that_do_not_determine_the_law_say_so_first():
+    table = runs()
+    rng = np.random.default_rng(0)
+    noise = RunsTable(
+        N=table.N,
+        D=table.D,
+        loss=2.5 * np.exp(0.02 * rng.standard_normal(32)),
+        source="noise.csv",
+        columns={},
+    )
+    lines = law_answer(noise, bootstrap=60, multistart=0)["text"].splitlines()
+    assert lines[0].startswith("Law from 32 runs of noise.csv")
+    assert lines[1].startswith("Caution: ")
+
+
+def test_losses_in_bits_are_called_so():
+    table = runs(notes=("val_bpb is in bits: so are E and the losses below, and L(N, D) holds in that unit",))
+    text = law_answer(table, bootstrap=0)["text"]
+    assert "L loss in bits;" in text
+    assert "nats" not in text

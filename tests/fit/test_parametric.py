@@ -296,3 +296,35 @@ def test_besiroglu_coefficients_survive_the_change_of_coordinates():
     points = Points(np.log([1e8, 1e10]), np.log([1e9, 1e12]))
     law = np.array([BESIROGLU.E, BESIROGLU.A, BESIROGLU.B, BESIROGLU.alpha, BESIROGLU.beta])
     np.testing.assert_allclose(points.to_law(points.from_law(law)), law, rtol=1e-13)
+
+
+def test_resamples_without_an_optimum_cost_no_search_without_end(monkeypatch):
+    from isoflop.fit import parametric
+
+    monkeypatch.setattr(parametric, "RESCUES", 40)
+    searched = []
+    improve = parametric._Engine._improve
+    monkeypatch.setattr(
+        parametric._Engine,
+        "_improve",
+        lambda self, part, block, rows: (searched.append(len(rows)), improve(self, part, block, rows))[1],
+    )
+    N, D, _ = planted()
+    rng = np.random.default_rng(0)
+    trendless = 2.5 * np.exp(0.02 * rng.standard_normal(len(N)))
+    few_rows = 16_000  # elements of a chunk: several chunks, so that stopping can be seen
+    monkeypatch.setattr(parametric, "_CHUNK_ELEMENTS", few_rows)
+    fit = fit_law(N, D, trendless, bootstrap=400, multistart=100)
+    assert fit.not_identified
+    assert fit.certified_share < 0.5
+    assert fit.audit.audited <= 100
+    # one chunk may go beyond the 40, and the certified ones of the first 100 are audited
+    chunk = parametric.AUDIT_CHUNKS * (few_rows // len(N)) // 25
+    assert sum(searched) <= 40 + chunk + 100 < 400
+    assert len(fit.draws) == 400, "what is not certified stays among the draws"
+
+
+def test_runs_with_one_loss_are_refused():
+    N, D, _ = planted()
+    with pytest.raises(LawFitError, match=r"all runs have the same loss \(2.5\).*check that the column"):
+        fit_law(N, D, np.full(len(N), 2.5), bootstrap=0)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from isoflop.fit.table_logs import scalars
+from isoflop.fit.table_points import kind_of, read_points
 from isoflop.fit.tables import TableError, read_runs
 from isoflop.laws.chinchilla import BESIROGLU
 
@@ -458,3 +459,27 @@ def test_public_tables_are_read_as_they_are(shared_data):
     ladder = read_runs(shared_data / "olmo-ladder" / "ladder_runs.csv", columns)
     assert ladder.rows_used == 25
     assert ladder.rows_used + ladder.rows_excluded == 3243
+
+
+def test_sizes_counted_in_billions_are_refused(tmp_path):
+    rows = zip(N / 1e9, D, LOSS, strict=True)
+    path = write(tmp_path / "r.csv", ("N", "D", "loss"), rows)
+    with pytest.raises(
+        TableError, match=r"N runs from 0\.1 to 3, too few parameters.*count in millions or billions"
+    ):
+        read_runs(path)
+    rows = zip(N, D / 1e9, LOSS, strict=True)
+    with pytest.raises(TableError, match=r"D runs from .* too few tokens.*whole tokens"):
+        read_runs(write(tmp_path / "r.csv", ("N", "D", "loss"), rows))
+
+
+def test_a_table_one_column_short_of_a_law_is_not_taken_for_a_curve(tmp_path):
+    short = write(tmp_path / "short.csv", ("N", "loss"), zip(N, LOSS, strict=True))
+    with pytest.raises(TableError, match=r"a law also needs tokens or FLOPs, so add that column.*--as curve"):
+        kind_of(short, {})
+    assert kind_of(short, {"x": "N", "y": "loss"}) == "curve"
+    assert read_points(short, {}).columns == {"x": "N", "y": "loss"}  # what --as curve reads
+    pixels = write(tmp_path / "p.csv", ("x", "y", "FLOPs", "loss"), zip(N, D, N * D, LOSS, strict=True))
+    assert kind_of(pixels, {}) == "law"  # whose reader asks for the missing size
+    with pytest.raises(TableError, match="no column for the parameters"):
+        read_runs(pixels)

@@ -186,6 +186,7 @@ def test_answer_in_well_under_a_second(belief: Belief) -> None:
         ({"confidence": 1.0}, "0.95"),
         ({"law": "hofmann"}, "did you mean 'hoffmann'"),
         ({"num_devices": 0}, "1 or more"),
+        ({"budget": "5 min"}, "give FLOPs, device time or money, e.g. --budget 3e20"),
     ],
 )
 def test_bad_requests_are_refused_in_one_line_with_the_remedy(

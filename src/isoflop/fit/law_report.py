@@ -25,6 +25,8 @@ LEVEL = 0.95
 TOLERANCE = 0.01
 """Relative tolerance on the loss for the basin and for the smallest good-enough size."""
 WIDTH = 96
+PANEL_DRAWS = 400
+"""Behind each row of the panel; fewer for runs that do not determine the law, each of whose draws takes long."""
 SMALLEST_BUDGET, LARGEST_BUDGET = 1e6, 1e32
 """FLOPs; beyond them a budget is a slip of the unit."""
 
@@ -121,7 +123,8 @@ def panel_of(
     delta = fit.scale if fit.loss_function == "huber" else 1e-3
     panel = sensitivity_panel(
         runs.N, runs.D, runs.loss, C, k=fit.law.k, seed=fit.seed, drop_highest_loss=dropped, delta=delta,
-        loss_function=fit.loss_function, cluster=groups,
+        loss_function=fit.loss_function, cluster=groups, base=fit if len(fit.draws) else None,
+        bootstrap=PANEL_DRAWS if fit.not_identified is None else PANEL_DRAWS // 4,
     )  # fmt: skip
     return [row.to_mapping() for row in panel]
 
@@ -176,6 +179,7 @@ def describe_fit(fit: LawFit, rows_excluded: int = 0) -> dict[str, Any]:
             "audited_replicates": fit.audit.audited,
             "audit_misses": fit.audit.misses,
             "worst_gap": float(np.max(fit.replicates.gap)) if len(fit.draws) else None,
+            "worst_multistart_gap": fit.audit.worst_gap if fit.audit.audited else None,
         },
         "identified": fit.not_identified is None,
         "not_identified": fit.not_identified,
@@ -261,13 +265,16 @@ def _law_lines(answer: dict[str, Any]) -> list[str]:
     used = f"{answer['rows_used']} runs of {answer['source']}"
     left = f", {answer['rows_excluded']} left out" if answer["rows_excluded"] else ""
     sd = answer["residual_sd"]
+    unit = "bits" if any("is in bits" in note for note in answer["notes"]) else "nats per token"
+    caution = _wrapped(f"Caution: {answer['not_identified']}") if answer["not_identified"] else []
     lines = [
         f"Law from {used}{left}",
+        *caution,
         "",
         f"    L(N, D) = {answer['E']:.4g} + {answer['A']:.4g} / N^{answer['alpha']:.4f}"
         f" + {answer['B']:.4g} / D^{answer['beta']:.4f}",
         "",
-        f"    N parameters, D training tokens, L loss in nats per token; the runs scatter {100 * sd:.2g} % about it",
+        f"    N parameters, D training tokens, L loss in {unit}; the runs scatter {100 * sd:.2g} % about it",
     ]
     if answer["ci95"]["E"]:
         spans = [f"{name} {_span(answer['ci95'][name], '.4g')}" for name in PARAMETERS]
@@ -343,17 +350,14 @@ def _sensitivity_lines(rows: list[dict[str, Any]]) -> list[str]:
 
 def _evidence_lines(answer: dict[str, Any]) -> list[str]:
     lines = []
-    if answer["not_identified"]:
-        lines += _wrapped(f"Caution: {answer['not_identified']}")
     evidence = answer["certificate"]
     if answer["bootstrap"]:
         share = answer["certified_share"]
         lines += _wrapped(
             f"{answer['bootstrap']} resamples ({answer['resample']}), {100 * share:.4g} % certified at their optimum"
-            + (f", {100 * answer['degenerate_share']:.2g} % on a bound" if answer["degenerate_share"] else "")
-            + f"; {evidence['starts_at_optimum']} of {evidence['starts']} starts agree on the fit, and "
-            f"{evidence['audited_replicates'] - evidence['audit_misses']} of {evidence['audited_replicates']} "
-            "resamples with the best of their own"
+            + (f", {100 * answer['degenerate_share']:.3g} % on a bound" if answer["degenerate_share"] else "")
+            + f"; {evidence['starts_at_optimum']} of {evidence['starts']} starts agree on the fit"
+            + _audit_words(evidence)
         )
     lines += [line for note in answer["notes"] for line in _wrapped(f"Note: {note}")]
     for item in answer["exclusions"][:5]:
@@ -361,6 +365,15 @@ def _evidence_lines(answer: dict[str, Any]) -> list[str]:
     if len(answer["exclusions"]) > 5:
         lines.append(f"... and {len(answer['exclusions']) - 5} more in the JSON output")
     return lines
+
+
+def _audit_words(evidence: dict[str, Any]) -> str:
+    """What became of the resamples that were fitted again from many starts."""
+    audited, misses = evidence["audited_replicates"], evidence["audit_misses"]
+    if not audited:
+        return ""
+    words = f", and {audited - misses} of {audited} resamples with the best of their own"
+    return words + (f" (the better fit was kept for the other {misses})" if misses else "")
 
 
 def _factor(value: float) -> str:

@@ -50,6 +50,8 @@ FEW_RUNS = 100
 """Below this many runs residuals are redrawn by default, rows from it on."""
 MAX_FULL_AUDIT = 4_000_000
 """Replicates times runs up to which one miss in the sample leads to an audit of all replicates."""
+RESCUES = 300
+"""Doubtful replicates that are refitted from 25 starts in any case; the rest only while that helps."""
 ARRIVED = 0.1
 """A start within this of a certified optimum, in every coordinate of theta, has arrived there."""
 NOISELESS = 1e-9
@@ -74,8 +76,7 @@ class Replicates(NamedTuple):
     @property
     def certified(self) -> Array:
         """At an interior minimum to within `GAP`, [B] booleans."""
-        with np.errstate(invalid="ignore"):
-            return (self.gap <= GAP) & (self.curvature > 0) & ~self.bounded
+        return _is_certified(self)
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,7 @@ class MultistartAudit:
     starts_at_optimum: int
     """Of the fit's own starts, those that reached its optimum to within 1e-9."""
     audited: int
-    """Replicates compared with the best of `starts` starts."""
+    """Certified replicates compared with the best of `starts` starts; the others claim no optimum."""
     misses: int
     """Of those, replicates that a start improved by more than 1e-9 (the better one is kept)."""
     worst_gap: float
@@ -454,29 +455,48 @@ class _Engine:
         """Fit all replicates; audit the first `audited` of them against 25 starts, and all if one was missed."""
         prediction = LinearPrediction(self.points, best.theta[0], self.target, self.rows)
         work = Workspace(self.rows, len(self.points))
-        parts = []
+        parts, rescue = [], _Rescue()
         for block in plan.blocks(num_replicates, self.rows):
             part = self._replicates(block, prediction, work)
-            doubtful = ~((part.gap <= GAP) & (part.curvature > 0)) | part.bounded
-            self._improve(part, block, np.flatnonzero(doubtful))
+            self._rescue(part, block, rescue)
             parts.append(part)
         if not parts:
             return _rows(best, np.arange(0)), MultistartAudit(25, 0, 0, 0, 0.0)
         merged = Solution(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
         gaps = self._audit(merged, plan, 0, min(audited, num_replicates))
         if np.any(gaps > GAP) and num_replicates * len(self.points) <= MAX_FULL_AUDIT:
-            gaps = np.concatenate([gaps, self._audit(merged, plan, len(gaps), num_replicates)])
+            rest = self._audit(merged, plan, min(audited, num_replicates), num_replicates)
+            gaps = np.concatenate([gaps, rest])
         misses = int(np.sum(gaps > GAP))
         return merged, MultistartAudit(25, 0, len(gaps), misses, float(np.max(gaps, initial=0.0)))
 
+    def _rescue(self, part: Solution, block: Block, rescue: _Rescue) -> None:
+        """Refit the doubtful replicates of a block from 25 starts, until enough of it was in vain.
+
+        Resamples that do not determine the law have no optimum to be found from anywhere, and looking for it
+        costs hundreds of times a fit. They keep what they have, and are counted as not certified.
+        """
+        doubtful = np.flatnonzero(~_is_certified(part))
+        step = max(1, AUDIT_CHUNKS * self.rows // 25)
+        for low in range(0, len(doubtful), step):
+            if rescue.hopeless:
+                return
+            chosen = doubtful[low : low + step]
+            self._improve(part, block, chosen)
+            rescue.tried += len(chosen)
+            rescue.helped += int(np.sum(_is_certified(_rows(part, chosen))))
+
     def _audit(self, merged: Solution, plan: ResamplePlan | GivenWeights, first: int, last: int) -> Array:
-        """Compare replicates first .. last - 1 with the best of 25 starts, keep the better; relative gaps found."""
+        """Compare the certified of replicates first .. last - 1 with the best of 25 starts, and keep the better.
+
+        Returns the relative gaps found, one for each that was compared.
+        """
         gaps = [np.zeros(0)]
         for block in plan.blocks(last, self.rows):
             rows = np.arange(max(first - block.first, 0), min(block.num_rows, last - block.first))
             if len(rows):
                 part = Solution(*(column[block.first : block.first + block.num_rows] for column in merged))
-                gaps.append(self._improve(part, block, rows))
+                gaps.append(self._improve(part, block, rows[_is_certified(_rows(part, rows))]))
         return np.concatenate(gaps)
 
     def _replicates(self, block: Block, prediction: LinearPrediction, work: Workspace) -> Solution:
@@ -504,6 +524,25 @@ class _Engine:
                 mine[chosen[better]] = theirs[best[better]]
             closed[low : low + per_chunk] = gap
         return closed
+
+
+@dataclass
+class _Rescue:
+    """What refitting doubtful replicates from many starts has brought so far."""
+
+    tried: int = 0
+    helped: int = 0
+    """Of those, replicates that came to be certified."""
+
+    @property
+    def hopeless(self) -> bool:
+        return self.tried >= RESCUES and 2 * self.helped < self.tried
+
+
+def _is_certified(fits: Solution | Replicates) -> Array:
+    """At an interior minimum to within `GAP`, [B] booleans."""
+    with np.errstate(invalid="ignore"):
+        return (fits.gap <= GAP) & (fits.curvature > 0) & ~fits.bounded
 
 
 def _arrived(reached: Solution, known: Solution) -> Array:

@@ -15,6 +15,8 @@ Array = np.ndarray
 MIN_ROWS = 6
 NARROW = 1.5
 WIDE_ENOUGH = 10.0
+SAME_LOSS = 1e-9
+"""Spread of the log loss that is rounding."""
 MAX_SEARCHED = 5_000
 """Up to this many runs a second loss scale is also looked for from some size or budget on."""
 _CUTS = (0.1, 0.25, 0.4, 0.5, 0.6, 0.75, 0.9)
@@ -51,6 +53,11 @@ def check_table(N: Array, D: Array, loss: Array) -> tuple[str, ...]:
             "20 or more give usable intervals; add runs, or fix a published law's exponents"
         )
     _check_spread(N, D)
+    if np.ptp(np.log(loss)) < SAME_LOSS:
+        raise LawFitError(
+            f"all runs have the same loss ({loss[0]:g}): nothing depends on N or D here; check that the column holds "
+            "the final loss of each run"
+        )
     _check_scales(N, D, loss)
     return _notes(N, D, loss)
 

@@ -119,6 +119,7 @@ def sensitivity_panel(
     seed: int = 0,
     loss_function: LossFunction = "huber",
     cluster: Array | None = None,
+    base: LawFit | None = None,
 ) -> tuple[SensitivityRow, ...]:
     """The optimal size at C FLOPs under other defensible choices.
 
@@ -132,13 +133,14 @@ def sensitivity_panel(
         seed: of the resampling.
         loss_function: of the first row.
         cluster: group of each run, [n], when groups are to be resampled whole.
+        base: the fit of the first row, where it is known with its draws; it is made when left out.
 
     The first row is the question as asked; `factor` of the others is relative to it. A row that cannot be
     computed carries the reason.
     """
     N, D, loss = (np.asarray(values, dtype=float) for values in (N, D, loss))
     q = _Question(N, D, loss, C, k, delta, drop_highest_loss, bootstrap, seed, loss_function, cluster)
-    base = q.fit()
+    base = base or q.fit()
     asked = f"Huber, delta {delta:g}" if loss_function == "huber" else _LOSS_FUNCTIONS[loss_function]
     first = _row("as asked", f"{asked}, {_runs(base)}", base, C)
     rows = [

@@ -78,12 +78,21 @@ def kind_of(path: Path, columns: Mapping[str, str]) -> Literal["law", "curve"]:
     )
     found = {role for role in ("x", "y") if role in given or set(ROLES[role]) & set(names)}
     is_curve = found == {"x", "y"} or (len(names) == 2 and not runs_without_loss)
-    if is_law and not {"x", "y"} & given:
+    if {"x", "y"} & given:
+        return "curve"
+    if is_law:
         return "law"
+    if len(names) == 2 and has["N"] and has["loss"]:
+        raise TableError(
+            f"{path.name} has N and loss alone ({', '.join(written)}): a law also needs tokens or FLOPs, so add that "
+            "column; for a curve of the loss over the size say --as curve"
+        )
+    if len(names) > 2 and has["N"] + has["loss"] + (has["D"] or has["C"]) == 2:
+        return "law"  # whose reader says which column is missing
     if is_curve:
         return "curve"
-    if has["N"] + has["loss"] + (has["D"] or has["C"]) == 2:
-        return "law"  # whose reader says which column is missing
+    if runs_without_loss:
+        return "law"
     raise TableError(
         f"{path.name} has neither N, tokens (or FLOPs) and loss nor x and y among its columns "
         f"({', '.join(written)}): name them, --column N=NAME --column D=NAME --column loss=NAME for a law or "
@@ -105,6 +114,8 @@ def read_points(path: Path, columns: Mapping[str, str]) -> PointsTable:
     _refuse_several_curves(table, columns, path)
     found = dict(columns)
     for role, usual in ROLES.items():
+        if len(table) == 2 and role in ("sigma", "n"):
+            continue  # both columns are needed for the points themselves
         match = next((name for name in table if _plain(name) in usual and name not in found.values()), None)
         if role not in found and match is not None:
             found[role] = match

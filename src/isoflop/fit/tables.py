@@ -59,6 +59,8 @@ _COUNT = re.compile(
 MAX_ROWS = 200_000
 """More rows than this are not a table of runs."""
 MAX_LISTED = 1_000
+SMALLEST_COUNT = 1_000.0
+"""A table whose largest N or D is below this does not count single parameters or tokens."""
 MIN_ROWS = 6
 MEMORY_LIMIT = "1GB"
 _LOOKED_AT = 1 << 16
@@ -373,6 +375,7 @@ def _assemble(frame: _Frame, found: dict[str, str], bad_rows: str, k: float) -> 
                 excluded[row] = problem
     notes = list(frame.notes)
     sources = dict(used)
+    _refuse_billions(frame.source, values, used, excluded)
     N, D = _complete(values, sources, k, notes)
     loss = _in_nats(values["loss"], found["loss"], notes)
     keep = np.array([row not in excluded for row in range(total)])
@@ -424,6 +427,20 @@ def _complete(
         notes.append(f"no column of parameters: N = C / ({k:g} D), with C from {sources['C']}")
         return values["C"] / (k * values["D"]), values["D"]
     return values["N"], values["D"]
+
+
+def _refuse_billions(
+    source: str, values: Mapping[str, Array], used: Mapping[str, str], excluded: Mapping[int, str]
+) -> None:
+    """A column that counts in millions or billions would be fitted, and planned with, as it stands."""
+    for role in ("N", "D"):
+        known = np.delete(values.get(role, np.zeros(0)), list(excluded))
+        if len(known) and np.max(known) < SMALLEST_COUNT:
+            word = "parameters" if role == "N" else "tokens"
+            raise TableError(
+                f"{source}: {used[role]} runs from {np.min(known):.3g} to {np.max(known):.3g}, too few {word} for any "
+                f"run, so it seems to count in millions or billions; give whole {word}, or a suffix to each (1.3B)"
+            )
 
 
 def _in_nats(loss: Array, column: str, notes: list[str]) -> Array:

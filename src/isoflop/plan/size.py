@@ -342,6 +342,11 @@ def check_request(request: SizeRequest) -> None:
             f"a budget of {request.budget.amount:g} buys nothing; give an amount above zero, "
             'e.g. --budget 3e20 or --budget "50 H100-days"'
         )
+    if request.budget.unit == "seconds":
+        raise ValueError(
+            f"a budget of {request.budget.text or 'plain time'} names no device; give FLOPs, device time or money, "
+            'e.g. --budget 3e20, --budget "50 H100-days" or --budget "$200"'
+        )
     if request.unique_tokens is not None and not request.unique_tokens > 0:
         raise ValueError(
             f"{request.unique_tokens:g} unique tokens cannot train anything; give a number above zero, "
