@@ -226,7 +226,7 @@ def _transformers_candidate(name: str, tokenizer: str | None, device: str) -> Ca
             from lm_eval.models.huggingface import HFLM
         except ImportError as error:
             raise BenchmarkError(
-                f"{HF}{name} is loaded with transformers and accelerate ({error}): pip install 'isoflop[eval]'"
+                f"{HF}{name} is loaded with transformers and accelerate ({error}): pip install transformers accelerate"
             ) from None
         try:
             model = HFLM(pretrained=name, tokenizer=tokenizer, device=device, dtype="auto", batch_size=16)
