@@ -10,6 +10,7 @@ import msgspec
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from msgspec.structs import replace
 
 from isoflop import records
 from isoflop.cli import main
@@ -123,6 +124,17 @@ def test_entries_are_found_by_name(store: Path):
     assert noise.find_entry(model, "heldout", scale) is model.entries[0]
     with pytest.raises(ValueError, match="there are: heldout at"):
         noise.find_entry(model, "accuracy")
+
+
+def test_of_several_metrics_one_has_to_be_named(store: Path):
+    model = noise.learn_noise([store])
+    pooled = noise.find_entry(model)
+    two = replace(model, entries=(*model.entries, replace(pooled, metric="training loss")))
+    with pytest.raises(
+        ValueError, match=r"one for each of 'heldout', 'training loss': name one \(--metric\)"
+    ):
+        noise.find_entry(two)
+    assert noise.find_entry(two, "heldout") == pooled
 
 
 def test_what_was_learned_is_said_kept_and_planned_with(store: Path, tmp_path: Path):

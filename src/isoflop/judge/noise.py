@@ -109,8 +109,17 @@ def find_entry(model: NoiseModel, metric: str | None = None, scale: str = ALL_SC
         return exact[0]
     if len(fits) == 1 and scale == ALL_SCALES:
         return fits[0]
-    known = "; ".join(f"{entry.metric} at {entry.scale}" for entry in model.entries)
-    raise ValueError(f"no single noise entry for {metric or 'any metric'} at {scale}; there are: {known}")
+    if exact:
+        names = ", ".join(repr(entry.metric) for entry in exact)
+        raise ValueError(
+            f"no single noise entry at {scale}, but one for each of {names}: name one (--metric)"
+        )
+    known = [f"{entry.metric} at {entry.scale}" for entry in model.entries]
+    more = f" and {len(known) - 8} more" if len(known) > 8 else ""
+    raise ValueError(
+        f"no single noise entry for {metric or 'any metric'} at {scale}: name a metric (--metric) and a scale "
+        f"(--scale); there are: {'; '.join(known[:8])}{more}"
+    )
 
 
 def as_seed_noise(entry: NoiseEntry) -> seed_noise.SeedNoise:
