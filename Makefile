@@ -43,6 +43,8 @@ $(VENV)/.train: pyproject.toml constraints.txt | $(VENV)/bin/python
 
 $(VENV)/.dev: $(VENV)/.train
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[train,dev]'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[train,dev,interop]' \
+	  || echo "lm-eval, transformers and TensorBoard could not be installed; the tests that compare with them will skip" >&2
 	@touch $@
 
 clean:

@@ -177,3 +177,11 @@ def test_two_processes_cannot_share_a_folder(world: dict[str, str], undisturbed:
         done = isoflop(world, "run", str(STUDY), "--resume", "--out", str(undisturbed), "--json")
     assert done.returncode == 2
     assert "in use by another isoflop process" in json.loads(done.stdout)["error"]
+
+
+def test_a_study_that_trains_nothing_is_judged_under_its_plan_too(tmp_path: Path) -> None:
+    from isoflop import verbs
+
+    done = verbs.run_study("machine_found_gains", out=tmp_path / "out")
+    assert done.verdict.plan_fingerprint == done.store.read_plan().fingerprint()
+    assert "the verdict names no plan" not in done.store.report_path.read_text()

@@ -278,7 +278,8 @@ def judge(out: Path | str, *, study: str | None = None) -> Verdict:
     records = [run.record for run in evidence.runs if run.record is not None]
     verdict = msgspec.structs.replace(
         verdict,
-        cost=cost_of(records, evidence.plan) if evidence.plan is not None else None,
+        plan_fingerprint=store.read_plan().fingerprint() if store.plan_path.exists() else None,
+        cost=None if evidence.plan is None else cost_of(records, evidence.plan),
         provenance=current(),
     )
     store.write(store.verdict_path, verdict)

@@ -214,7 +214,8 @@ def label_ends(ax: Axes, labels: Sequence[Label], *, narrow: bool, size: float =
     texts = ["\n".join(textwrap.wrap(label.text, 13 if narrow else 26)) for label in labels]
     gap = size * 1.3 * max((text.count("\n") + 1 for text in texts), default=1)
     places = [ax.transData.transform((label.x, label.y)) * to_points for label in labels]
-    for group in _neighbours([float(place[0]) for place in places], within=size * 6):
+    widest = 0.6 * size * max((len(line) for text in texts for line in text.split("\n")), default=0)
+    for group in _neighbours([float(place[0]) for place in places], within=widest):
         heights = [float(places[index][1]) for index in group]
         for index, before, after in zip(group, heights, spread(heights, gap), strict=True):
             ax.annotate(
