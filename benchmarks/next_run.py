@@ -610,9 +610,13 @@ def main() -> int:
         return 0
     if options.table is None:
         parser.error("give a table of runs, --sets or --simulate")
-    table = read_table(options.table, options.where)
-    target = options.target or 10.0 * float(table.runs.flops.max())
-    result = compare(table, fitted_reference(table, target), target, options.starts, Rule())
+    try:
+        table = read_table(options.table, options.where)
+        target = options.target or 10.0 * float(table.runs.flops.max())
+        reference = fitted_reference(table, target)
+    except ValueError as error:  # a table that cannot be used: the message says what to do
+        raise SystemExit(f"next_run.py: {error}") from None
+    result = compare(table, reference, target, options.starts, Rule())
     if options.reference:
         result = examine(table, result, options.subsets)
     text = show(result) + ("\n" + next_run_reference.show(result) if options.reference else "")

@@ -234,3 +234,45 @@ def test_a_law_that_is_neither_name_nor_file_lists_both(tmp_path: Path) -> None:
         "error"
     ]
     assert "give a table of runs" in error
+
+
+# ----------------------------------------------------------------------------------------- which run next
+
+
+def test_the_next_run_comes_from_a_list_of_ones_own(tmp_path: Path) -> None:
+    table, offered = tmp_path / "runs.csv", tmp_path / "offered.csv"
+    few = [",".join(map(str, row)) for row in runs(noise=0.02)[::3].tolist()]  # too noisy to stop at
+    table.write_text("\n".join(["N,D,loss", *few]) + "\n")
+    sizes, flops = [1e8, 3e8, 1e9], 1e20
+    offered.write_text("params,FLOPs\n" + "".join(f"{size:g},{flops:g}\n" for size in sizes))
+    answer = answer_of("next", table, "--target", "1e25", "--num", "2", "--candidates", offered)
+    assert [one["N"] in sizes and one["flops"] == flops for one in answer["chosen"]] == [True, True]
+    # a price of one's own counts as the cost: what cannot be paid is not chosen
+    offered.write_text("N,D,C\n1e8,1e10,5e20\n3e8,1e10,2e19\n")
+    answer = answer_of("next", table, "--target", "1e25", "--candidates", offered, "--allowance", "1e20")
+    assert [(one["N"], one["flops"]) for one in answer["chosen"]] == [(3e8, 2e19)]
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("N\n1e8\n", "lists no runs that could be done: it needs rows with two of N, D and C"),
+        ("width,depth\n512,8\n", "and has width, depth; rename the columns"),
+        ("N,D\n", "lists no runs that could be done"),
+        ("N,D\n1e8,1e10\n1e9,0\n", "row 2: D is 0, not positive; correct or remove the row"),
+    ],
+)
+def test_a_list_of_runs_that_cannot_be_used_is_one_line(tmp_path: Path, text: str, says: str) -> None:
+    table, offered = runs_table(tmp_path / "runs.csv"), tmp_path / "offered.csv"
+    offered.write_text(text)
+    result = call("next", table, "--target", "1e22", "--candidates", offered, "--json")
+    assert result.exit_code == 2
+    assert says in json.loads(result.stdout)["error"]
+
+
+def test_columns_that_mean_nothing_are_named(tmp_path: Path) -> None:
+    table = tmp_path / "odd.csv"
+    table.write_text("groesse,menge,verlust\n1e8,1e10,3.1\n")
+    for verb in (("next", table, "--target", "1e22"), ("fit", table, "--as", "law")):
+        error = json.loads(call(*verb, "--json").stdout)["error"]
+        assert "has no column for the loss; it has groesse, menge, verlust" in error

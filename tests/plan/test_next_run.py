@@ -233,3 +233,15 @@ def test_replay_on_a_planted_sweep_spends_a_tenth_and_finds_the_size() -> None:
         errors.append(outcome.log_N - reference.log_N)
     # Ten times the largest run is extrapolated from a tenth of the sweep: a factor of 1.6 is a poor result.
     assert np.sqrt(np.mean(np.square(errors))) < 0.5
+
+
+def test_the_replay_answers_a_bad_table_in_one_line(tmp_path, monkeypatch):
+    import sys
+
+    from benchmarks import next_run as replayed
+
+    table = tmp_path / "runs.csv"
+    table.write_text("N,D\n1e8,1e10\n")
+    monkeypatch.setattr(sys, "argv", ["next_run.py", str(table), "--json"])
+    with pytest.raises(SystemExit, match=r"^next_run.py: runs.csv has no column for the loss"):
+        replayed.main()

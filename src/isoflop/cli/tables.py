@@ -301,26 +301,41 @@ def _fit_curve(
 @click.option("--target", required=True, help="Budget at which the decision will be taken, e.g. 1e23.")
 @click.option("--num", type=int, default=3, show_default=True, help="Runs to choose at once.")
 @click.option("--allowance", help="FLOPs that may still be spent; no limit by default.")
+@click.option(
+    "--candidates",
+    type=click.Path(path_type=Path),
+    help="Table of runs that could be done: N, D and, where it is not 6 N D, the cost C of each; a grid by default.",
+)
 @click.option("--column", "columns", multiple=True, help="ROLE=NAME for a column without a usual name.")
 @click.option("--seed", type=int, default=0, show_default=True)
 @verb("next")
 def next_command(
-    table: Path, target: str, num: int, allowance: str | None, columns: tuple[str, ...], seed: int
+    table: Path,
+    target: str,
+    num: int,
+    allowance: str | None,
+    candidates: Path | None,
+    columns: tuple[str, ...],
+    seed: int,
 ) -> tuple[str, dict[str, Any]]:
     """Which run next: those that keep most compute from being lost by acting on the present fit."""
     import dataclasses
 
-    from isoflop.fit.tables import read_runs
-    from isoflop.plan.next_run import Runs, default_candidates, next_runs
+    from isoflop.fit.tables import read_candidates, read_runs
+    from isoflop.plan.next_run import Candidates, Runs, default_candidates, next_runs
     from isoflop.plan.text import next_text
     from isoflop.units import parse_count
 
     read = read_runs(table, roles(columns))
     runs = Runs(read.N, read.D, read.loss, 6.0 * read.N * read.D)
     budget = parse_count(target)
+    if candidates is None:
+        possible = default_candidates(runs, budget, seed=seed)
+    else:
+        possible = Candidates(*read_candidates(candidates))
     answer = next_runs(
         runs,
-        default_candidates(runs, budget, seed=seed),
+        possible,
         budget,
         num=num,
         allowance=None if allowance is None else parse_count(allowance),

@@ -131,6 +131,43 @@ def read_runs(
     return _assemble(frame, found, bad_rows, k)
 
 
+def read_candidates(
+    path: str | Path, columns: Mapping[str, str] | None = None, *, k: float = 6.0
+) -> tuple[Array, Array, Array]:
+    """Runs that could be done: N, D and the cost of each in FLOPs, [m] each.
+
+    Args:
+        path: a file as for `read_runs`, without losses.
+        columns: role -> column for those that are not found by name; roles are N, D and C.
+        k: FLOPs per parameter and token: gives the cost where there is no column C, and D or N where C stands
+            in its place.
+
+    Raises TableError with the remedy, also for an entry that is missing or not positive.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise TableError(
+            f"{path} does not exist; give a CSV, Parquet or JSONL file of runs that could be done"
+        )
+    frame = _from_file(path, columns or {})
+    names = frame.columns.pop("__names", None) or list(frame.columns)
+    found = _match(names, columns or {}, frame.source)
+    used = [role for role in ("N", "D", "C") if role in found]
+    if len(used) < 2 or not len(frame):
+        raise TableError(
+            f"{frame.source} lists no runs that could be done: it needs rows with two of N, D and C (the FLOPs of "
+            f"each), and has {_listed(names)}; rename the columns, one row per run"
+        )
+    values: dict[str, Array] = {}
+    for role in used:
+        values[role], problems = _numbers(frame, found[role])
+        for row, problem in enumerate(problems, start=1):
+            if problem:
+                raise TableError(f"{frame.source}, row {row}: {problem}; correct or remove the row")
+    N, D = _complete(values, dict(found), k, [])
+    return N, D, values.get("C", k * N * D)
+
+
 # ------------------------------------------------------------------------------------ reading
 
 
@@ -206,8 +243,8 @@ def _query(connection: Any, path: Path, relation: str, names: list[str], given: 
     """The columns that have a role, as text; the last step of each run where there are steps."""
     found = _match(names, given, path.name)
     wanted = [name for name in names if name in set(found.values())]
-    selected = ", ".join(f'"{name}"::varchar as "{name}"' for name in wanted)
-    source = f"(select {selected}, __row from {relation})"
+    selected = ", ".join([*(f'"{name}"::varchar as "{name}"' for name in wanted), "__row"])
+    source = f"(select {selected} from {relation})"
     (rows,) = connection.execute(f"select count(*) from {source}", [str(path)]).fetchone()
     exclusions: list[Exclusion] = []
     notes: list[str] = []
