@@ -122,7 +122,7 @@ def _answer(plan: SizePlan) -> list[str]:
 def _title(plan: SizePlan) -> str:
     request = plan.request
     text = request.budget.text or f"{plan.total_flops:.3g} FLOPs"
-    flops = f"{plan.total_flops:.3g}".replace("e+", "e")
+    flops = f"{plan.total_flops:.3g}".replace("e+0", "e").replace("e+", "e")
     line = f"What to train on a budget of {text}"
     if request.budget.unit != "flops" or flops not in text:
         line += f" ({flops} FLOPs)"
@@ -152,7 +152,7 @@ def _good_enough(plan: SizePlan) -> list[str]:
 def _safe_lines(plan: SizePlan, safe: SmallestWithin) -> list[str]:
     tolerance = percent(safe.eps).replace(".0%", "%")
     if safe.N is None or safe.priced is None:
-        return [f"Smallest safe size: none. {safe.reason}."]
+        return [f"Smallest safe size: none; {safe.reason}."]
     sure = (
         f"it is within {tolerance} of the best in {percent(safe.probability)} of {plan.law.num_draws:,} refits of "
         "the law"
