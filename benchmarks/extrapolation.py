@@ -37,9 +37,9 @@ from pathlib import Path
 
 import numpy as np
 
-from isoflop.fit.curves import fit_curves
-from isoflop.fit.loss_calibration import Calibration, calibrate
-from isoflop.fit.loss_forecast import FEWEST_POINTS, Kind, forecast_losses
+from isoflop.fit.curves.families import fit_curves
+from isoflop.fit.curves.loss_calibration import Calibration, calibrate
+from isoflop.fit.curves.loss_forecast import FEWEST_POINTS, Kind, forecast_losses
 
 PUBLISHED = {
     # Lee et al. 2025 (arXiv 2505.23032), RMSLE averaged over all evaluations of the domain.

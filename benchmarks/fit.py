@@ -41,7 +41,7 @@ import numpy as np
 import scipy
 from scipy.optimize import minimize
 
-from isoflop.fit.parametric import LawFit, fit_law
+from isoflop.fit.law.parametric import LawFit, fit_law
 from isoflop.laws.chinchilla import BESIROGLU, HOFFMANN
 
 DELTA = 1e-3

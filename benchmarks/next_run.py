@@ -7,9 +7,9 @@
     python benchmarks/next_run.py --simulate
 
 TABLE has one run per row: columns N, D or C (FLOPs), loss, under any usual names. The whole table's fit
-(`isoflop.fit.parametric`, Huber, bootstrap of rows) is the reference: its log N* at the target budget, with its
+(`isoflop.fit.law.parametric`, Huber, bootstrap of rows) is the reference: its log N* at the target budget, with its
 95 % half-width. Each strategy starts from the same few cheap random runs and may spend a tenth of the table's
-FLOPs, start included; all of them end in the same estimate (`isoflop.fit.few_runs`), so that only the choice of
+FLOPs, start included; all of them end in the same estimate (`isoflop.fit.law.few_runs`), so that only the choice of
 runs differs. Printed per strategy: the root mean square error of log N* over starts, beside the reference's
 half-width; the share of its own 95 % intervals that hold the reference's estimate; and the compute lost by acting
 on its choice, under the reference's law.
@@ -43,7 +43,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from isoflop.fit.parametric import fit_law
+from isoflop.fit.law.parametric import fit_law
 from isoflop.plan.next_run import (
     Candidates,
     Check,
@@ -109,7 +109,7 @@ class Outcome(NamedTuple):
 
 def read_table(path: Path, where: list[str]) -> Table:
     """Rows of a file that meet every COLUMN=VALUE."""
-    from isoflop.fit.tables import read_runs
+    from isoflop.fit.tables.runs import read_runs
 
     if where:
         with path.open(newline="") as file:

@@ -21,10 +21,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from isoflop.fit.few_runs import Prior, posterior
-from isoflop.fit.isoflop_parabola import ParabolaDesign, parabola_interval
-from isoflop.fit.parametric import fit_law
-from isoflop.fit.parametric_checks import LawFitError
+from isoflop.fit.isoflop.parabola import ParabolaDesign, parabola_interval
+from isoflop.fit.law.checks import LawFitError
+from isoflop.fit.law.few_runs import Prior, posterior
+from isoflop.fit.law.parametric import fit_law
 from isoflop.laws.chinchilla import ChinchillaLaw
 from isoflop.plan.next_run import K, Runs
 

@@ -40,8 +40,8 @@ CHOICES = (
 
 def other_fits(table: Path) -> list[dict[str, object]]:
     """One row for each of `CHOICES`: its words and its five parameters."""
-    from isoflop.fit.parametric import fit_law
-    from isoflop.fit.tables import read_runs
+    from isoflop.fit.law.parametric import fit_law
+    from isoflop.fit.tables.runs import read_runs
 
     runs = read_runs(table)
     rows: list[dict[str, object]] = []
@@ -60,8 +60,8 @@ PANEL_FLOPS = 3.8e25
 
 def choices(table: Path) -> dict[str, Any]:
     """All that ships: the fits, and the rows of the panel that name a size or test a forecast."""
-    from isoflop.fit.sensitivity import sensitivity_panel
-    from isoflop.fit.tables import read_runs
+    from isoflop.fit.law.sensitivity import sensitivity_panel
+    from isoflop.fit.tables.runs import read_runs
 
     runs = read_runs(table)
     panel = sensitivity_panel(runs.N, runs.D, runs.loss, PANEL_FLOPS, drop_highest_loss=5)

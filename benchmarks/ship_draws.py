@@ -16,8 +16,8 @@ from pathlib import Path
 
 import numpy as np
 
-from isoflop.fit.parametric import LawFit, fit_law
-from isoflop.fit.tables import read_runs
+from isoflop.fit.law.parametric import LawFit, fit_law
+from isoflop.fit.tables.runs import read_runs
 
 TARGET = Path(__file__).resolve().parent.parent / "src" / "isoflop" / "laws" / "draws" / "besiroglu.npz"
 

@@ -19,10 +19,10 @@ from pathlib import Path
 
 import numpy as np
 
-from isoflop.fit import bowl
-from isoflop.fit.isoflop_batch import BatchFit, Rules, bracketed, budget_intervals, build_design, fit_batch
-from isoflop.fit.parametric import fit_law
-from isoflop.fit.path_bend import PathBend, path_bend
+from isoflop.fit.isoflop import bowl
+from isoflop.fit.isoflop.batch import BatchFit, Rules, bracketed, budget_intervals, build_design, fit_batch
+from isoflop.fit.isoflop.path_bend import PathBend, path_bend
+from isoflop.fit.law.parametric import fit_law
 
 TARGET = Path(__file__).resolve().parent.parent / "src" / "isoflop" / "laws" / "optima" / "public.json"
 NUM_PLANTED = 2000

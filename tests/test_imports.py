@@ -40,6 +40,15 @@ ALLOWED: dict[str, set[str]] = {
 }
 """Room -> rooms it may import. verbs and cli join the rooms; they hold nothing scientific."""
 
+FIT: dict[str, set[str]] = {
+    "tables": set(),
+    "law": {"tables", "isoflop"},
+    "isoflop": set(),
+    "curves": set(),
+    "compare": set(),
+}
+"""Room inside fit -> other rooms inside fit that it may import."""
+
 OUTSIDE: dict[str, set[str]] = {
     "laws": {"numpy"},
     "fit": {"numpy", "scipy", "msgspec", "duckdb", "tensorboard"},
@@ -117,6 +126,15 @@ def test_no_forbidden_arrow(path: Path) -> None:
             assert parts[0] in OUTSIDE[room], (
                 f"{room} must not import {parts[0]} ({path.relative_to(SOURCE)})"
             )
+
+
+@pytest.mark.parametrize("path", sorted((SOURCE / "fit").glob("*/*.py")), ids=lambda path: path.stem)
+def test_the_rooms_of_fit_keep_apart(path: Path) -> None:
+    room = path.parent.name
+    for name in imported(path):
+        parts = name.split(".")
+        if parts[:2] == ["isoflop", "fit"] and len(parts) > 2:
+            assert parts[2] in FIT[room] | {room}, f"fit/{room} must not import {name} ({path.name})"
 
 
 @pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(SOURCE)))

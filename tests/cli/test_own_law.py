@@ -165,7 +165,7 @@ def test_bad_tables_are_one_line_with_the_remedy(tmp_path: Path, kind: str, says
 def test_a_long_log_is_refused_by_its_rows_and_not_read_whole(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from isoflop.fit import tables
+    from isoflop.fit.tables import runs as tables
 
     monkeypatch.setattr(tables, "MAX_ROWS", 20)
     error = json.loads(call("fit", runs_table(tmp_path / "runs.csv"), "--json").stdout)["error"]

@@ -14,7 +14,7 @@ from msgspec.structs import replace
 
 from isoflop import records
 from isoflop.cli import main
-from isoflop.fit.seed_noise import overtake_chance, plan_seeds
+from isoflop.fit.compare.seed_noise import overtake_chance, plan_seeds
 from isoflop.judge import noise
 from isoflop.records import NoiseModel
 from isoflop.store import Store

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from isoflop.fit.few_runs import Draws
+from isoflop.fit.law.few_runs import Draws
 from isoflop.laws.chinchilla import ChinchillaLaw
 from isoflop.plan.next_run import (
     ALARM,

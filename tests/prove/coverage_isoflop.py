@@ -1,4 +1,4 @@
-"""How often the intervals of `isoflop.fit.isoflop` hold the truth, on sweeps simulated from known laws.
+"""How often the intervals of `isoflop.fit.isoflop.sweep` hold the truth, on sweeps simulated from known laws.
 
     python tests/prove/coverage_isoflop.py --out coverage.json [--simulations 4000] [--seed 0]
 
@@ -31,17 +31,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from isoflop.fit import bowl, resample
-from isoflop.fit import isoflop_batch as batch
-from isoflop.fit.isoflop_batch import BatchInterval, Design, Rules
+from isoflop.fit.isoflop import batch, bowl, resample
+from isoflop.fit.isoflop.batch import BatchInterval, Design, Rules
 
 Array = NDArray[np.float64]
 
 PROVES = (
-    "src/isoflop/fit/bowl.py",
-    "src/isoflop/fit/isoflop_batch.py",
-    "src/isoflop/fit/noise.py",
-    "src/isoflop/fit/resample.py",
+    "src/isoflop/fit/isoflop/bowl.py",
+    "src/isoflop/fit/isoflop/batch.py",
+    "src/isoflop/fit/isoflop/noise.py",
+    "src/isoflop/fit/isoflop/resample.py",
 )
 
 TARGET = (0.93, 0.97)

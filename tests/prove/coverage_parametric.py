@@ -1,4 +1,4 @@
-"""How often the 95 % interval of N* from `isoflop.fit.parametric` holds the truth, on tables of planted laws.
+"""How often the 95 % interval of N* from `isoflop.fit.law.parametric` holds the truth, on tables of planted laws.
 
     python tests/prove/coverage_parametric.py [--simulations 2000] [--seed 0] [--out coverage.json]
 
@@ -26,19 +26,19 @@ from typing import Any
 
 import numpy as np
 
-from isoflop.fit.isoflop_parabola import ParabolaDesign, parabola_interval
-from isoflop.fit.parametric import FEW_RUNS, GAP, _Engine, fit_law
-from isoflop.fit.parametric_draws import Block, Resample, ResamplePlan
-from isoflop.fit.parametric_newton import Array, Workspace
-from isoflop.fit.parametric_starts import LinearPrediction
+from isoflop.fit.isoflop.parabola import ParabolaDesign, parabola_interval
+from isoflop.fit.law.draws import Block, Resample, ResamplePlan
+from isoflop.fit.law.newton import Array, Workspace
+from isoflop.fit.law.parametric import FEW_RUNS, GAP, _Engine, fit_law
+from isoflop.fit.law.starts import LinearPrediction
 from isoflop.laws.chinchilla import ChinchillaLaw
 
 PROVES = (
-    "src/isoflop/fit/parametric.py",
-    "src/isoflop/fit/parametric_draws.py",
-    "src/isoflop/fit/parametric_newton.py",
-    "src/isoflop/fit/parametric_starts.py",
-    "src/isoflop/fit/isoflop_parabola.py",
+    "src/isoflop/fit/law/parametric.py",
+    "src/isoflop/fit/law/draws.py",
+    "src/isoflop/fit/law/newton.py",
+    "src/isoflop/fit/law/starts.py",
+    "src/isoflop/fit/isoflop/parabola.py",
 )
 
 TRUTH = ChinchillaLaw(E=1.8172, A=477.8, B=2143.0, alpha=0.3473, beta=0.3672)

@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from isoflop.fit import sequential
+from isoflop.fit.compare import sequential
 
-PROVES = ("src/isoflop/fit/sequential.py",)
+PROVES = ("src/isoflop/fit/compare/sequential.py",)
 
 Floats = NDArray[np.float64]
 

@@ -11,7 +11,7 @@ import click
 from isoflop.cli.main import CONTEXT, Group, main, verb
 
 if TYPE_CHECKING:
-    from isoflop.fit.law_report import FittedTable
+    from isoflop.fit.law.report import FittedTable
     from isoflop.records import Verdict
 
 
@@ -216,7 +216,7 @@ def fit(
     TABLE is a CSV, Parquet or JSONL file; for a law also a folder of W&B, TensorBoard, trackio or JSONL logs.
     --out writes a report; that of a law holds fit.json, which `isoflop plan --law` takes.
     """
-    from isoflop.fit.table_points import kind_of
+    from isoflop.fit.tables.points import kind_of
 
     named = roles(columns)
     if options["budget"] is not None or options["page"] is not None:
@@ -228,8 +228,8 @@ def fit(
 def _fit_law(
     table: Path, columns: dict[str, str], out: Path | None, **options: Any
 ) -> tuple[str, dict[str, Any]]:
-    from isoflop.fit.law_report import fit_table
-    from isoflop.fit.tables import read_runs
+    from isoflop.fit.law.report import fit_table
+    from isoflop.fit.tables.runs import read_runs
 
     runs = read_runs(table, columns, bad_rows="exclude" if options["skip_bad_rows"] else "refuse")
     made = fit_table(
@@ -261,7 +261,7 @@ def _fit_law(
 
 def _page_of_fit(made: FittedTable, page: Path) -> Path:
     """The planner's page with the draws of this fit, at the budget asked for or beyond the largest run."""
-    from isoflop.fit.law_report import usual_budget
+    from isoflop.fit.law.report import usual_budget
     from isoflop.plan.belief_own import believe_fit
     from isoflop.plan.page import write_page
     from isoflop.plan.size import plan_size, read_request
@@ -276,7 +276,7 @@ def _fit_curve(
 ) -> tuple[str, dict[str, Any]]:
     if options["page"] is not None:
         raise ValueError("--page is the planner's page of a law; a report of curves comes with --out FOLDER")
-    from isoflop.fit.table_points import read_points
+    from isoflop.fit.tables.points import read_points
     from isoflop.judge.curves import curve_answer
     from isoflop.judge.curves_view import curve_verdict, render_curve
 
@@ -321,7 +321,7 @@ def next_command(
     """Which run next: those that keep most compute from being lost by acting on the present fit."""
     import dataclasses
 
-    from isoflop.fit.tables import read_candidates, read_runs
+    from isoflop.fit.tables.runs import read_candidates, read_runs
     from isoflop.plan.next_run import Candidates, Runs, default_candidates, next_runs
     from isoflop.plan.text import next_text
     from isoflop.units import parse_count

@@ -3,7 +3,7 @@
 Takes the strongest evidence that both files hold: items on both sides are paired item by item, seeds are
 compared as seeds, and scores with a number of items (or a standard error) fall back to an unpaired test,
 which a note then says. Several tasks are corrected together (Holm). Leaves out reading
-(`isoflop.judge.scores`) and the tests themselves (`isoflop.fit.compare`).
+(`isoflop.judge.scores`) and the tests themselves (`isoflop.fit.compare.difference`).
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from isoflop.fit import compare as tests
-from isoflop.fit import power as power_of
+from isoflop.fit.compare import difference as tests
+from isoflop.fit.compare import power as power_of
 from isoflop.judge.scores import Item, ScoreError, ScoreFile, TaskScores, is_accuracy, read_scores
 from isoflop.records import Column, Estimate, Exclusion, Figure, Outcome, Scalar, Statement, Table, Verdict
 

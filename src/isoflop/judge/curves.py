@@ -20,7 +20,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike
 
-from isoflop.fit import extrapolate, loss_forecast, select
+from isoflop.fit.curves import extrapolate, loss_forecast, select
 from isoflop.laws.curves import Array, CurveError, find
 
 Kind = Literal["score", "accuracy", "loss"]

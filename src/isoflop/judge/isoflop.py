@@ -1,6 +1,6 @@
 """From an isoFLOP sweep to a verdict: three countings fitted, the declared statements judged, nothing dropped.
 
-Leaves out how the fit is made (`isoflop.fit.isoflop`) and how it is drawn (`isoflop.publish`).
+Leaves out how the fit is made (`isoflop.fit.isoflop.sweep`) and how it is drawn (`isoflop.publish`).
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from isoflop import units
-from isoflop.fit.isoflop import BudgetFit, IsoflopFit, SweepPoints, compute_equivalent, fit_isoflop
+from isoflop.fit.isoflop.sweep import BudgetFit, IsoflopFit, SweepPoints, compute_equivalent, fit_isoflop
 from isoflop.records import (
     Column,
     Estimate,

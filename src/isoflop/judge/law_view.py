@@ -1,6 +1,6 @@
 """A law fitted to a user's table, as a verdict for a report: is it determined, what does it choose, does it forecast?
 
-Nothing is fitted here. Left out: text for a terminal (`isoflop.fit.law_report`) and prices (the planner).
+Nothing is fitted here. Left out: text for a terminal (`isoflop.fit.law.report`) and prices (the planner).
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from isoflop.fit.compare import wilson_interval
-from isoflop.fit.law_report import PARAMETERS, FittedTable
+from isoflop.fit.compare.difference import wilson_interval
+from isoflop.fit.law.report import PARAMETERS, FittedTable
 from isoflop.records import Column, Estimate, Figure, Outcome, Scalar, Statement, Table, Verdict
 from isoflop.units import format_count, format_flops
 

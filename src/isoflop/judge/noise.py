@@ -1,7 +1,7 @@
 """Learn the seed noise of every finished run in one or more output folders, and keep it as a record.
 
 Runs that differ by seed alone form a configuration; configurations of one net and compute form a scale. The
-statistics are in `isoflop.fit.seed_noise`; this file finds the runs, their final scores and their curves
+statistics are in `isoflop.fit.compare.seed_noise`; this file finds the runs, their final scores and their curves
 (a branch's curve goes on from its trunk's) and says which runs did not count.
 """
 
@@ -17,7 +17,7 @@ import msgspec
 import numpy as np
 
 from isoflop import units
-from isoflop.fit import seed_noise
+from isoflop.fit.compare import seed_noise
 from isoflop.records import (
     Branch,
     Estimate,
@@ -123,7 +123,7 @@ def find_entry(model: NoiseModel, metric: str | None = None, scale: str = ALL_SC
 
 
 def as_seed_noise(entry: NoiseEntry) -> seed_noise.SeedNoise:
-    """The entry in the form that `isoflop.fit.seed_noise` plans with."""
+    """The entry in the form that `isoflop.fit.compare.seed_noise` plans with."""
     assert entry.sd.value is not None, "learn_noise writes no entry without an sd"
     return seed_noise.SeedNoise(
         final=seed_noise.Spread(

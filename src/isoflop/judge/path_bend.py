@@ -1,14 +1,15 @@
 """Do the paths of best sizes of the public sweeps bend, and is that more than an estimator does by itself?
 
-Joins `isoflop.laws.optima` and `isoflop.fit.path_bend`. Left out: what a bend means (`isoflop.studies.optimum_bend`).
+Joins `isoflop.laws.optima` and `isoflop.fit.isoflop.path_bend`. Left out: what a bend means
+(`isoflop.studies.optimum_bend`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from isoflop.fit.compare import holm
-from isoflop.fit.path_bend import PathBend, path_bend
+from isoflop.fit.compare.difference import holm
+from isoflop.fit.isoflop.path_bend import PathBend, path_bend
 from isoflop.laws.optima import SweepOptima, public_optima
 from isoflop.records import Estimate
 

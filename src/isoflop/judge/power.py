@@ -1,7 +1,7 @@
 """What can a design see? Seeds for an effect, effects for given seeds, items of a benchmark, looks.
 
-Turns `isoflop.fit.power` and `isoflop.fit.sequential` into one answer for people and for JSON. The noise is
-given as a number, or as an entry of a learned noise model (`isoflop.judge.noise`).
+Turns `isoflop.fit.compare.power` and `isoflop.fit.compare.sequential` into one answer for people and for JSON.
+The noise is given as a number, or as an entry of a learned noise model (`isoflop.judge.noise`).
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from isoflop.fit import power as power_of
-from isoflop.fit import sequential
+from isoflop.fit.compare import power as power_of
+from isoflop.fit.compare import sequential
 from isoflop.records import Column, Figure, Outcome, Scalar, Statement, Table, Verdict
 
 SEED_LADDER = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24, 32, 48, 64)

@@ -7,7 +7,7 @@ closed form is here, and the two questions that need a root: how wide the basin 
 what a model of a given size must be trained on. The parameters may be floats or arrays of equal shape [B],
 one entry per bootstrap draw; every method broadcasts over them.
 
-Left out: how the parameters are found (`isoflop.fit.parametric`), data that repeat (`muennighoff`), tokens
+Left out: how the parameters are found (`isoflop.fit.law.parametric`), data that repeat (`muennighoff`), tokens
 served after training (`sardana`).
 
 Letters: N parameters, D training tokens, C training FLOPs, L loss in nats per token.

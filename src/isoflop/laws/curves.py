@@ -12,8 +12,8 @@ arXiv 2209.06640, section 3); broken power law: Caballero et al. 2022 (arXiv 221
 break); logistic in log x: Hill 1910; double descent is named after Belkin et al. 2019, who give no closed
 form: ours is a power law with offset plus a bump that is Gaussian in log x.
 
-Left out: how curves meet data (`isoflop.fit.curves`), which one to believe (`isoflop.fit.select`), and the
-joint laws of size and data (`chinchilla` and its neighbours).
+Left out: how curves meet data (`isoflop.fit.curves.families`), which one to believe
+(`isoflop.fit.curves.select`), and the joint laws of size and data (`chinchilla` and its neighbours).
 
 Shape letters: B data sets, n points, L linear and K shape coordinates, P published parameters.
 """

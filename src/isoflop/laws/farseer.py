@@ -4,7 +4,7 @@
 
 Nine parameters; with a -> 0 the exponent of D is constant, and with q, b -> 0 the first two factors are powers'
 exponentials, so the Chinchilla form is a limit of it rather than a member. No published coefficients are quoted
-here: the form is offered to fits (`isoflop.fit.sensitivity`) as a wider alternative. Valid where fitted; nine
+here: the form is offered to fits (`isoflop.fit.law.sensitivity`) as a wider alternative. Valid where fitted; nine
 parameters extrapolate at their own risk.
 """
 

@@ -214,7 +214,7 @@ def from_panel(rows: list[dict[str, Any]], C: float, *, fits: bool = True) -> di
     """The fields of a `Belief` that a sensitivity panel fills.
 
     Args:
-        rows: of `isoflop.fit.sensitivity`, as mappings.
+        rows: of `isoflop.fit.law.sensitivity`, as mappings.
         C: training FLOPs at which the panel was made.
         fits: take the fits of the Chinchilla form too.
 

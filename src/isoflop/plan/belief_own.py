@@ -21,8 +21,8 @@ from isoflop.plan.belief import PARAMETERS, Belief, from_draws, from_panel, publ
 from isoflop.store import write_atomic
 
 if TYPE_CHECKING:
-    from isoflop.fit.law_report import FittedTable
-    from isoflop.fit.parametric import LawFit
+    from isoflop.fit.law.parametric import LawFit
+    from isoflop.fit.law.report import FittedTable
 
 FILE = "fit.json"
 """Name of the file in the folder that `isoflop fit --out` writes."""
@@ -59,8 +59,8 @@ def own_law(law: str, columns: Mapping[str, str] | None = None, *, near: float |
     kept = path / FILE if path.is_dir() and (path / FILE).is_file() else path
     if kept.suffix == ".json" and (answer := _read_answer(kept)) is not None:
         return _from_answer(answer, kept)
-    from isoflop.fit.law_report import fit_table, panel_of, usual_budget
-    from isoflop.fit.tables import read_runs
+    from isoflop.fit.law.report import fit_table, panel_of, usual_budget
+    from isoflop.fit.tables.runs import read_runs
 
     made = fit_table(read_runs(path, columns))
     flops = near or usual_budget(made.fit)

@@ -2,7 +2,7 @@
 
 The question behind a sweep is a decision: which size to train at a target budget. Choosing size n when the
 law is d loses compute, 1 - C_eq(loss of n) / C_eq(best loss). Over draws of laws that the runs so far allow
-(`isoflop.fit.few_runs`), that has an expectation; each possible run is worth what it is expected to take off it,
+(`isoflop.fit.law.few_runs`), that has an expectation; each possible run is worth what it is expected to take off it,
 per unit of its own cost. Three things stand against a wrong law: draws come from two forms; a declared share of
 the spending goes to a bracket, three sizes around the predicted optimum at the largest budget that it can pay, which
 shows where the best size lies there whatever the law says; and each of those runs is first predicted from the runs
@@ -20,7 +20,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from isoflop.fit.few_runs import Draws, Posterior, Prior, posterior
+from isoflop.fit.law.few_runs import Draws, Posterior, Prior, posterior
 
 Array = np.ndarray
 K = 6.0

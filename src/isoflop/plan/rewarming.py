@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from isoflop import units
-from isoflop.fit import power
+from isoflop.fit.compare import power
 from isoflop.flops.count import train_flops_per_token
 from isoflop.flops.rates import eval_tokens_per_s, flops_per_s
 from isoflop.plan.isoflop_sweep import CONVENTION, SECONDS_PER_RUN, PlanError, wall_seconds

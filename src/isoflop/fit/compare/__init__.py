@@ -1,0 +1,1 @@
+"""Is it real? Differences, power, looks before the end, the noise of seeds."""

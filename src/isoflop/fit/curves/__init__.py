@@ -1,0 +1,1 @@
+"""Simple curves through points: families, selection, extrapolation, forecasts of losses."""
