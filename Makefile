@@ -16,7 +16,7 @@ check: $(VENV)/.dev
 	$(BIN)/ruff format --check src tests benchmarks examples
 	$(BIN)/ruff check src tests benchmarks examples
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -q -m "not slow and not browser" -x
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m "not slow and not browser" -n 2
 
 # Long proofs: coverage of the intervals, error rates of the tests, many kills. Each writes results/proofs/NAME.json.
 prove: $(VENV)/.dev

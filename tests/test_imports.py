@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import subprocess
 import sys
 from pathlib import Path
@@ -86,7 +87,8 @@ def room_of(path: Path) -> str:
     return first.removesuffix(".py")
 
 
-def imported(path: Path) -> set[str]:
+@functools.cache
+def imported(path: Path) -> frozenset[str]:
     """Absolute names that a file imports anywhere, also inside functions; type-checking blocks left out."""
     found: set[str] = set()
     for node in _outside_type_checking(ast.parse(path.read_text())):
@@ -96,7 +98,7 @@ def imported(path: Path) -> set[str]:
             found |= {f"{node.module}.{alias.name}" for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.level > 0:
             pytest.fail(f"{path}: relative import; write the absolute one")
-    return found
+    return frozenset(found)
 
 
 def _outside_type_checking(tree: ast.AST) -> list[ast.AST]:

@@ -15,6 +15,8 @@ from isoflop.cli import main
 from isoflop.plan.belief_own import own_law
 from tests.planted_table import runs, runs_table
 
+pytestmark = pytest.mark.slow
+
 QUICK = ("--bootstrap", "300")
 
 

@@ -12,6 +12,8 @@ from isoflop.data import digit_tasks, open_corpus, prepare, validation_windows
 from isoflop.data.corpus import Corpus
 from isoflop.data.digit_tasks import LINE_TOKENS, NUM_HELD_OUT, NUM_TRAIN, TASKS
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Corpus:

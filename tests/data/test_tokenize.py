@@ -217,6 +217,7 @@ def test_processes_are_started_for_large_work_alone(text, monkeypatch):
     assert tokenize_module._processes([]) == 1
 
 
+@pytest.mark.slow
 def test_small_files_share_a_part(tmp_path):
     for number in range(2000):
         (tmp_path / f"{number:04}.py").write_text(f"x = {number}\n")

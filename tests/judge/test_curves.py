@@ -15,6 +15,8 @@ from isoflop.judge.curves_view import curve_verdict, render_curve
 from isoflop.laws import curves
 from isoflop.laws.curves import CurveError
 
+pytestmark = pytest.mark.slow
+
 SIZES = np.geomspace(2e6, 1.4e11, 12)
 
 

@@ -30,6 +30,8 @@ from isoflop.refs import function_ref
 from isoflop.studies.exact_match import QUESTION, RULE, net
 from tests.plan.test_size_ladder import CORPUS
 
+pytestmark = pytest.mark.slow
+
 PLACES = 6
 
 

@@ -11,6 +11,8 @@ from isoflop.judge.isoflop import COUNTINGS, JudgeError, judge_isoflop, outcome_
 from isoflop.records import Estimate, Evidence, RunEvidence, Verdict, decode, encode
 from tests import planted
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def narrow() -> Verdict:

@@ -18,6 +18,8 @@ from isoflop.judge.jumps import (
 from isoflop.laws import curves
 from isoflop.laws.curves import CurveError
 
+pytestmark = pytest.mark.slow
+
 SIZES = np.geomspace(1e6, 1e10, 12)
 
 

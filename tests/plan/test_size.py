@@ -283,6 +283,7 @@ def test_other_fits_of_the_same_points_are_those_of_the_reference() -> None:
     assert rows["Chinchilla, as published (hoffmann)"] == pytest.approx(273e9, rel=0.005)
 
 
+@pytest.mark.slow
 def test_other_fits_are_what_the_points_give(shared_data: Path) -> None:
     from benchmarks.plan import TARGET, choices
 

@@ -18,6 +18,8 @@ from isoflop.plan.size import SizePlan, plan_size, read_request
 from isoflop.records import to_mapping
 from tests.browser import Browser, Page, missing_browser
 
+pytestmark = pytest.mark.slow
+
 # Draws travel as float32 (6e-8) and roots are found to 1e-6 in log N: both far inside three digits (5e-4).
 THREE_DIGITS = 5e-4
 

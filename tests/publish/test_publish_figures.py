@@ -20,6 +20,8 @@ from isoflop.publish.kinds.learning_curves import _binned
 from isoflop.publish.sheet import Sheet
 from isoflop.records import Column, Figure, Scalar, Table
 
+pytestmark = pytest.mark.slow
+
 
 def drawn_sheet(figure: Figure, data: StudyData, *, narrow: bool = False) -> tuple[Sheet, tuple[str, ...]]:
     sheet = Sheet(narrow=narrow)

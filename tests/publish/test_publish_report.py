@@ -22,6 +22,8 @@ from isoflop.records import Figure, Outcome, Statement, Table, Verdict, read
 from isoflop.store import Store, StoreError
 from tests.publish.synthetic_store import HOSTILE
 
+pytestmark = pytest.mark.slow
+
 VOID = {"meta", "link", "br", "hr", "img", "input"}
 
 

@@ -14,6 +14,8 @@ from isoflop.laws import curves
 from isoflop.records import Evidence
 from isoflop.studies import claims, emergence
 
+pytestmark = pytest.mark.slow
+
 SIZES = np.geomspace(2e6, 1.4e11, 12)
 
 

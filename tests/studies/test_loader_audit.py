@@ -22,6 +22,7 @@ def test_a_skip_loses_a_buffer_over_e():
 
 
 @pytest.mark.parametrize("used", [50, 200, 1000])
+@pytest.mark.slow
 def test_rows_left_behind_are_counted(used):
     """Rows before the position that are still in the buffer, over 400 streams with a buffer of 200."""
     left = []

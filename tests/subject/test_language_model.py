@@ -145,6 +145,7 @@ def test_the_likeliest_tokens_are_taken_up_to_a_stop(model: LanguageModel) -> No
     assert stopped != expected
 
 
+@pytest.mark.slow
 def test_draws_are_those_of_the_seed_and_follow_the_probabilities(model: LanguageModel) -> None:
     contexts = [[65, 66]] * 400
     sampling = Sampling(temperature=1.0, top_k=3, seed=3)

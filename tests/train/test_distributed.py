@@ -30,7 +30,7 @@ from tests.train.distributed_sessions import placement, train
 MakeSpec = Callable[..., RunSpec]
 BATCH = 4
 
-pytestmark = pytest.mark.usefixtures("use_cache")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("use_cache")]
 
 
 def losses(folder: RunFolder) -> list[tuple[int, float]]:

@@ -16,6 +16,8 @@ from isoflop.store import RunFolder
 from isoflop.train.run import train_run
 from isoflop.train.spikes import check_steps, find_spike
 
+pytestmark = pytest.mark.slow
+
 MakeSpec = Callable[..., RunSpec]
 RULE = SpikeRule(check_every=10, factor=8.0, window=16)
 

@@ -10,6 +10,8 @@ from isoflop.fit.curves.loss_calibration import calibrate
 from isoflop.fit.curves.loss_forecast import WIDTH, Kind, fit_shapes, forecast_losses
 from isoflop.fit.curves.loss_misfit import Linearised, carry_misfit
 
+pytestmark = pytest.mark.slow
+
 X = np.geomspace(1e6, 1e9, 24)
 
 

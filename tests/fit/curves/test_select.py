@@ -8,6 +8,8 @@ import pytest
 from isoflop.fit.curves import select
 from isoflop.laws import curves
 
+pytestmark = pytest.mark.slow
+
 SIZES = np.geomspace(2e6, 1.4e11, 12)
 
 

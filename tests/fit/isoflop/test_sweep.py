@@ -11,6 +11,8 @@ import pytest
 from isoflop.fit.isoflop import batch, bowl
 from isoflop.fit.isoflop.sweep import Rules, SweepPoints, compute_equivalent, fit_isoflop, predict_size
 
+pytestmark = pytest.mark.slow
+
 BUDGETS = (3e10, 1e11, 3e11, 1e12)
 ALPHA, BETA, LIFT = 0.35, 0.30, 0.55
 EXPONENT = BETA / (ALPHA + BETA)

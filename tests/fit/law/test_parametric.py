@@ -185,6 +185,7 @@ def test_blocks_cover_the_replicates_once_whatever_their_size():
     assert sum(block.num_rows for block in given.blocks(150, 32)) == 150
 
 
+@pytest.mark.slow
 def test_degenerate_replicates_are_bounded_and_counted():
     """Three sizes and strong noise: many resamples cannot tell the floor from a slow power."""
     rng = np.random.default_rng(4)
@@ -298,6 +299,7 @@ def test_besiroglu_coefficients_survive_the_change_of_coordinates():
     np.testing.assert_allclose(points.to_law(points.from_law(law)), law, rtol=1e-13)
 
 
+@pytest.mark.slow
 def test_resamples_without_an_optimum_cost_no_search_without_end(monkeypatch):
     from isoflop.fit.law import parametric
 

@@ -9,6 +9,8 @@ from isoflop.fit.law.report import law_answer, smallest_within
 from isoflop.fit.tables.runs import RunsTable
 from isoflop.laws.chinchilla import BESIROGLU, ChinchillaLaw
 
+pytestmark = pytest.mark.slow
+
 
 def runs(noise=0.004, seed=0, **extra):
     rng = np.random.default_rng(seed)

@@ -27,6 +27,7 @@ def panel():
     return sensitivity_panel(*sweep(), C, bootstrap=60)
 
 
+@pytest.mark.slow
 def test_every_choice_has_its_row(panel):
     groups = [row.group for row in panel]
     assert groups[0] == "as asked"
@@ -122,6 +123,7 @@ def test_parabolas_need_budgets_and_minima():
     assert lo[0] < value[0] < hi[0]
 
 
+@pytest.mark.slow
 def test_the_chinchilla_points_move_as_known(shared_data):
     from isoflop.fit.tables.runs import read_runs
 

@@ -11,6 +11,8 @@ from click.testing import CliRunner, Result
 from isoflop.cli import main
 from isoflop.fit.tables.points import read_points
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize(
     ("name", "metric"),
