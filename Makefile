@@ -10,7 +10,7 @@ demo: $(VENV)/.train
 	$(BIN)/isoflop run flatness --out out/flatness
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest -q --durations=10
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --durations=10 -n 2 --dist loadfile
 
 check: $(VENV)/.dev
 	$(BIN)/ruff format --check src tests benchmarks examples
