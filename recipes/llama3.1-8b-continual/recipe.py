@@ -327,18 +327,7 @@ def as_posted(scale: str = "full") -> Recipe:
         )
         if full
         else None,
-        decisions=(
-            "weights are shares of rows, as in the original's interleaving of streams; realised shares of tokens are "
-            "logged (P2.4)",
-            "rotary frequencies are not scaled in training and scaled in evaluation, as in the original",
-            "weight decay on every parameter, norms and embeddings too, as in the original",
-            "each session shuffles anew, as in the original, whose streams could not be resumed (P2.6)",
-            "sequences are cut from joined documents without a mask, as in the original",
-            "benchmarks at the harness's default number of examples, as in the original",
-            "the schedule is that of the whole plan; the posted run stopped at 14.7 % of it"
-            + ("" if full else ", and so does this one"),
-            "ten hours in the queue per session of 24 are not a log: with them the account meets the 45 days",
-        ),
+        decisions=_posted_decisions(size),
     )
 
 
@@ -378,19 +367,57 @@ def corrected(scale: str = "full") -> Recipe:
         placement=CORRECTED_PLACEMENT if full else size.placement,
         operations=size.operations,
         benchmarks=_benchmarks(size, shots, 8192),
-        decisions=(
-            "weights are shares of tokens: the posted percentages are taken at their word (P2.4)",
-            "rotary frequencies are scaled as the released weights were, in training and in evaluation",
-            "weight decay on matrices alone",
-            "one order for the whole run, resumed exactly: a function of order seed and global sample index (P2.6)",
+        decisions=_corrected_decisions(size),
+    )
+
+
+NO_BENCHMARK = "no benchmark by default: a net of a million parameters is at chance on them"
+
+
+def _posted_decisions(size: Scale) -> tuple[str, ...]:
+    full = size.name == "full"
+    stop = "the schedule is that of the whole plan; the posted run stopped at 14.7 % of it"
+    decisions = [
+        "weights are shares of rows, as in the original's interleaving of streams; realised shares of tokens are "
+        "logged (P2.4)",
+        "rotary frequencies are not scaled in training and scaled in evaluation, as in the original",
+        "weight decay on every parameter, norms and embeddings too, as in the original",
+        "each session shuffles anew, as in the original, whose streams could not be resumed (P2.6)",
+        "sequences are cut from joined documents without a mask, as in the original",
+        NO_BENCHMARK
+        if size.stdlib
+        else "benchmarks at the harness's default number of examples, as in the original",
+        stop if full else f"{stop}, and so does this one",
+    ]
+    if full:
+        decisions.append(
+            "ten hours in the queue per session of 24 are not a log: with them the account meets the 45 days"
+        )
+    return tuple(decisions)
+
+
+def _corrected_decisions(size: Scale) -> tuple[str, ...]:
+    decisions = [
+        "weights are shares of tokens: the posted percentages are taken at their word (P2.4)",
+        "rotary frequencies are scaled as the released weights were, in training and in evaluation",
+        "weight decay on matrices alone",
+        "one order for the whole run, resumed exactly: a function of order seed and global sample index (P2.6)",
+        "a last fifth of linear cooldown (Haegele et al. 2024), so that the scores belong to an annealed model",
+    ]
+    if size.name == "full":
+        decisions += [
+            "as many tokens as the posted run saw (809B)",
             "1,536 instead of 1,344 sequences per update: every device then has whole sequences, so no matrix has "
             "to be split",
-            "as many tokens as the posted run saw (809B), with a last fifth of linear cooldown (Haegele et al. 2024), "
-            "so that the scores belong to an annealed model",
+        ]
+    if size.stdlib:
+        decisions += ["a peak learning rate for a net that starts from nothing", NO_BENCHMARK]
+    else:
+        decisions += [
             "peak learning rate as posted: its author would now go higher, his MMLU had already fallen; P2.1 decides",
             "benchmarks with the usual numbers of examples, at step 0 and at checkpoints, under equal settings",
-        ),
-    )
+        ]
+    return tuple(decisions)
 
 
 def _without_scaling(net: NetSpec) -> NetSpec:
