@@ -146,7 +146,14 @@ def test_ctrl_c_says_how_to_go_on_and_loses_nothing(
         "--out",
         str(store.root),
     ]
-    process = subprocess.Popen(command, env=world, stderr=subprocess.PIPE, text=True)
+    # A shell that starts the tests in the background has SIGINT ignored in all that they start.
+    process = subprocess.Popen(
+        command,
+        env=world,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     deadline = time.monotonic() + 120
     while not any(folder.finished for folder in store.run_folders()) and time.monotonic() < deadline:
         time.sleep(0.02)
