@@ -173,10 +173,12 @@ class FleetProgress:
         spent = sum(self._spent.values())
         elapsed = time.monotonic() - self._started
         share = spent / self.total_flops if self.total_flops else 0.0
-        left = units.format_seconds(elapsed * (1 - share) / share) if share > 0.02 else "?"
+        left = "time left not known yet"
+        if share > 0.02:
+            left = f"about {units.format_seconds(elapsed * (1 - share) / share)} left"
         return (
             f"{len(self._done)}/{self.total_runs} runs | {share:.0%} of {units.format_flops(self.total_flops)} spent | "
-            f"{units.format_seconds(elapsed)} gone, about {left} left | {self._last}"
+            f"{units.format_seconds(elapsed)} gone, {left} | {self._last}"
         )
 
     def _line(self, text: str) -> None:
